@@ -1,0 +1,1 @@
+"""How it is shown: figures, panels, exercises, questions. Imports `numerics` and `training`."""

@@ -1,0 +1,1 @@
+"""What a run does: hardware, recipes, models, corpus, loop, records. Imports `numerics` only."""
