@@ -1,0 +1,31 @@
+"""Writing files so that a crash at any moment leaves the old file or the new one, never half of either."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path, data) -> Path:
+    """Replace the file at `path` by `data` (bytes or str, UTF-8) in one step.
+
+    The data go to a temporary file in the same folder and reach the disk before the rename, so a kill or a
+    full disk keeps the previous file. Missing folders are made. Raises `OSError` as the system gives it.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> write_atomically(path, "kept").read_text()
+    'kept'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
