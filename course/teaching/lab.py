@@ -1,0 +1,105 @@
+"""`python -m course lab` opens JupyterLab on the course; `python -m course test` runs every test.
+
+`start.py` sets the environment up and then calls one of the two, so both ways in do the same thing.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FIRST_NOTEBOOK = "notebooks/00_start_here.ipynb"
+NO_TESTS = 5  # pytest's exit code when a selection such as `-k ulp` leaves nothing to run
+
+
+def add_arguments(parser):
+    """Everything after the command goes on to JupyterLab or to pytest as it stands."""
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to JupyterLab (lab) or pytest (test)")
+
+
+def run(args) -> int:
+    """Do what the command line asks and return its exit code."""
+    return {"lab": open_lab, "test": run_tests}[args.command](args.rest)
+
+
+def lab_command(root=ROOT, notebook=FIRST_NOTEBOOK, extra=()) -> list[str]:
+    """The command that starts JupyterLab on `root`, on this machine only, and asks the network for nothing.
+
+    The token is the one Jupyter draws for each start; Jupyter moves on from a busy port 8888 to a free one.
+
+    >>> [flag for flag in lab_command() if "--ip" in flag or "news" in flag]
+    ['--ip=127.0.0.1', '--LabApp.news_url=None']
+    """
+    as_root = hasattr(os, "geteuid") and os.geteuid() == 0  # containers and Colab; Jupyter refuses root otherwise
+    return [
+        sys.executable, "-m", "jupyterlab", str(Path(root) / notebook),
+        f"--ServerApp.root_dir={root}", "--ip=127.0.0.1",
+        "--LabApp.news_url=None", "--LabApp.extension_manager=readonly",
+        "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+        *(["--allow-root"] if as_root else []), *extra,
+    ]  # fmt: skip
+
+
+def lab_environment() -> dict[str, str]:
+    """The environment for `lab_command`: this one, and settings that keep JupyterLab from asking about its news.
+
+    They are defaults, found beside this file in `labconfig/`: what a user has set still wins.
+    """
+    paths = [os.environ.get("JUPYTER_CONFIG_PATH"), str(Path(__file__).parent)]
+    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths))}
+
+
+def open_lab(extra) -> int:
+    """Open JupyterLab and wait until it is closed."""
+    if not (ROOT / FIRST_NOTEBOOK).exists():
+        print(f"{FIRST_NOTEBOOK} is not in {ROOT}: get the whole repository, then start again.", file=sys.stderr)
+        return 1
+    return _call(lab_command(extra=extra), lab_environment())
+
+
+def run_tests(extra) -> int:
+    """Run the whole suite, then every notebook again with the processor's vector features switched off.
+
+    What was measured may differ between the two, what is exact may not: the second pass finds a stored
+    output that is true on one processor only.
+    """
+    pytest = [sys.executable, "-m", "pytest"]
+    first = _call([*pytest, *extra])
+    named = [arg for arg in extra if not arg.startswith("-") and (ROOT / arg.split("::")[0]).exists()]
+    notebooks = [path for path in named if ".ipynb" in path or path.rstrip("/") == "notebooks"]
+    if first not in (0, NO_TESTS) or (named and not notebooks):
+        return first
+    print("\nThe notebooks again, without the processor's vector features:", flush=True)
+    options = [arg for arg in extra if arg not in named]
+    second = _call([*pytest, *options, *(notebooks or ["notebooks"])], os.environ | without_vector_features())
+    return first if second == NO_TESTS else second
+
+
+def without_vector_features() -> dict[str, str]:
+    """The environment in which torch, oneDNN, MKL, numpy and numba use the processor's oldest instructions only.
+
+    >>> without_vector_features()["ATEN_CPU_CAPABILITY"]
+    'default'
+    """
+    from numpy._core import _multiarray_umath as numpy_core  # numpy warns about a feature that is not there to disable
+
+    found = [name for name in numpy_core.__cpu_dispatch__ if numpy_core.__cpu_features__.get(name)]
+    return {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "NPY_DISABLE_CPU_FEATURES": " ".join(found),
+        "NUMBA_CPU_NAME": "generic",
+    }
+
+
+def _call(command, env=None) -> int:
+    """Run a command in the repository and return its exit code; Ctrl-C goes to it, and it ends by itself."""
+    process = subprocess.Popen(command, cwd=ROOT, env=env)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # JupyterLab asks once more before it stops: go on waiting
+            continue
