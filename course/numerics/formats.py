@@ -70,6 +70,11 @@ class FloatFormat:
             raise ValueError(f"bias={self.bias!r}: choose a whole number, or leave it out for the usual one")
         if (self._max_code >> m) - self.bias > 1023 or self._min_exponent - m < -1074:
             raise ValueError(f"bias={self.bias} puts {self.name} outside the range of a Python float (FP64)")
+        fields = (self.name, e, m, self.bias, self.specials)
+        object.__setattr__(self, "_hash", hash(fields))  # formats are keys of caches in inner loops
+
+    def __hash__(self):
+        return self._hash
 
     # ---- the layout
 
