@@ -61,7 +61,8 @@ class Hardware:
             if device and device.torch_type == torch_type:
                 return device
         have = " and ".join(d.torch_type for d in (self.cpu, self.accelerator) if d)
-        raise ValueError(f"there is no {torch_type} device here (this machine has {have}): use --device {have.split()[-1]}")
+        way_out = f"use --device {have.split()[-1]}"
+        raise ValueError(f"there is no {torch_type} device here (this machine has {have}): {way_out}")
 
     def as_dict(self) -> dict:
         """Everything as JSON values, tier included."""
@@ -177,9 +178,9 @@ def _accelerator():
 def measure_gemm(device, seconds=5.0) -> list:
     """Measure the rate of a square matrix product in FP32, TF32 (where native), BF16 and FP16 on `device`.
 
-    Each format gets the largest size (a power of two) whose product stays under 1/40 of `seconds`, so that a format
-    without a circuit, up to a hundred times slower than FP32, costs no more than the others. Then rounds over all
-    formats are interleaved, and the fastest of each counts. Takes about `seconds`. Returns a list of
+    Each format gets the largest size (a power of two) whose product stays below 1/40 of `seconds`: a format without
+    a circuit, up to a hundred times slower than FP32, then costs no more than the others. Rounds over all formats
+    are interleaved, and the fastest of each counts. Takes about `seconds`. Returns a list of
     {"dtype", "size", "gflops", "ratio"}; `ratio` is to FP32, each at its own size.
     """
     import torch
@@ -277,9 +278,8 @@ def _device_lines(device):
     if device["features"]:
         lines.append(_line("  features", ", ".join(device["features"])))
     if device["memory_total"]:
-        lines.append(
-            _line("  memory", f"{device['memory_free'] / GIB:.1f} GiB free of {device['memory_total'] / GIB:.1f} GiB")
-        )
+        free, total = device["memory_free"] / GIB, device["memory_total"] / GIB
+        lines.append(_line("  memory", f"{free:.1f} GiB free of {total:.1f} GiB"))
     lines.append(_line("  native", ", ".join(device["native"])))
     lines.append(_line("  emulated", ", ".join(device["emulated"]) or "none"))
     for row in device["gemm"]:

@@ -1,0 +1,114 @@
+"""A small GPT that can be read in one sitting: pre-norm blocks, causal attention, GELU, learned positions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course.training import RunError
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT; `heads` None gives heads of 64 channels, and one head below 128 channels.
+
+    >>> GPTConfig(width=256).head_count
+    4
+    """
+
+    vocabulary: int = 128
+    width: int = 256
+    layers: int = 4
+    context: int = 128
+    heads: int | None = None
+    tied: bool = False  # whether the output layer shares the token embedding's weights
+
+    def __post_init__(self):
+        for name in ("vocabulary", "width", "layers", "context"):
+            if getattr(self, name) < 1:
+                raise RunError(f"{name} {getattr(self, name)} is no size: give at least 1")
+        if self.width % self.head_count:
+            raise RunError(f"width {self.width} does not divide into {self.head_count} heads: use a multiple of 64")
+
+    @property
+    def head_count(self) -> int:
+        return self.heads or max(1, self.width // 64)
+
+
+class Attention(nn.Module):
+    """Causal self-attention: position t reads positions 0…t."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.heads = config.head_count
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, x):  # (batch, time, width)
+        batch, time, width = x.shape
+        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (batch, heads, time, width per head)
+        return self.out(mixed.transpose(1, 2).reshape(batch, time, width))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream itself is never normalised."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.attention = Attention(config)
+        self.widen = nn.Linear(config.width, 4 * config.width)
+        self.narrow = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x):
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.narrow(F.gelu(self.widen(self.mlp_norm(x))))
+
+
+class GPT(nn.Module):
+    """Token ids (batch, time) to logits (batch, time, vocabulary), time ≤ `config.context`.
+
+    The weights come from numpy's generator seeded with `seed`, so they are equal on every machine:
+    torch's own generator gives other normal numbers on another CPU.
+
+    >>> GPT(GPTConfig(width=32, layers=1, context=8), seed=0)(torch.zeros(2, 8, dtype=torch.long)).shape
+    torch.Size([2, 8, 128])
+    """
+
+    def __init__(self, config, seed):
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        if config.tied:
+            self.head.weight = self.tokens.weight
+        self.initialise(np.random.default_rng(seed))
+
+    @torch.no_grad()
+    def initialise(self, generator):
+        """Normal weights of standard deviation 0.02, smaller where a layer adds to the residual stream; zero biases."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0 if "norm.weight" in name else 0.0)
+                continue
+            adds = name.endswith(("attention.out.weight", "narrow.weight"))
+            deviation = 0.02 / (2 * self.config.layers) ** 0.5 if adds else 0.02
+            parameter.copy_(torch.from_numpy(deviation * generator.standard_normal(parameter.shape)))
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+def loss_of(model, inputs, targets):
+    """Mean cross-entropy in nats per token, computed in FP32 whatever the format of the logits."""
+    logits = model(inputs)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())

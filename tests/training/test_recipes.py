@@ -1,0 +1,127 @@
+"""Recipes and how a device runs them: native where it has the circuit, emulated elsewhere, refused with a way out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from course.training import RunError, recipes
+from course.training.recipes import RECIPES, RoundedProducts, plan
+from tests.training.test_hardware import machine
+
+T4 = machine("cuda", (7, 5), name="Tesla T4").device
+A100 = machine("cuda", (8, 0), name="A100").device
+ZEN4 = machine("cpu", features=("avx512_bf16",), name="a CPU").device
+LAPTOP = machine("cpu", features=("avx2",), name="a laptop").device
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "emulated", "refused"),
+    [
+        (A100, "fp32 tf32 bf16 fp16 pure-bf16", "", ""),
+        (T4, "fp32 fp16", "bf16", "tf32 pure-bf16"),
+        (ZEN4, "fp32 bf16 pure-bf16", "fp16", "tf32"),
+        (LAPTOP, "fp32", "bf16 fp16", "tf32 pure-bf16"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_how_each_device_runs_each_recipe(device, native, emulated, refused):
+    assert sorted([*native.split(), *emulated.split(), *refused.split()]) == sorted(RECIPES)
+    for name in native.split():
+        made = plan(name, device)
+        assert made.execution == "native" and made.speed_counts and made.warning is None
+    for name in emulated.split():
+        made = plan(name, device)
+        assert made.execution == "emulated" and not made.speed_counts
+        assert device.name in made.warning and name.upper() in made.warning
+    for name in refused.split():
+        with pytest.raises(RunError, match=f"{device.name} has no native .*use --precision (fp32|bf16) here"):
+            plan(name, device)
+
+
+def test_the_warning_names_the_way_out():
+    assert "(--precision fp16)" in plan("bf16", T4).warning
+    assert "(--precision bf16)" in plan("fp16", ZEN4).warning
+    assert "--precision" not in plan("bf16", LAPTOP).warning
+
+
+def test_unknown_precision():
+    with pytest.raises(RunError, match="no precision 'fp12'.*fp32, tf32, bf16"):
+        plan("fp12", ZEN4)
+
+
+def test_scaling_belongs_to_fp16_and_masters_to_short_compute():
+    assert [name for name, recipe in RECIPES.items() if recipe.scaler] == ["fp16"]
+    for recipe in RECIPES.values():
+        assert (recipe.master is not None) == (recipe.weights != recipe.compute and recipe.compute in ("bf16", "fp16"))
+
+
+def test_native_bf16_computes_products_in_bf16_and_leaves_weights_alone():
+    layer = torch.nn.Linear(8, 8)
+    with plan("bf16", ZEN4).step():
+        assert layer(torch.ones(2, 8)).dtype == torch.bfloat16
+    with plan("fp32", ZEN4).step():
+        assert layer(torch.ones(2, 8)).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_emulated_products_equal_real_ones(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(16, 16, generator=generator).requires_grad_() for _ in range(2))
+    with RoundedProducts(dtype):
+        y = F.linear(x, w)
+    real_x, real_w = (t.detach().to(dtype).requires_grad_() for t in (x, w))
+    real = F.linear(real_x, real_w)
+    seed = torch.randn(16, 16, generator=generator)
+    y.backward(seed)
+    real.backward(seed.to(dtype))
+    ulp = torch.finfo(dtype).eps
+    for ours, theirs in ((y, real), (x.grad, real_x.grad), (w.grad, real_w.grad)):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, ours.to(dtype).float())  # every value is one of the format
+        # Equal but for the order of the sum, which may tip a rounding: one ulp, rarely.
+        error = (ours - theirs.float()).abs() / theirs.float().abs().clamp_min(1e-2)
+        assert error.max() <= 2 * ulp and (error > 0).float().mean() < 0.1
+
+
+def test_emulation_overflows_like_the_format_and_leaves_other_operations_alone():
+    with RoundedProducts(torch.float16):
+        assert F.linear(torch.tensor([300.0]), torch.tensor([[300.0]])).isinf().all()
+        assert torch.tensor([1 / 3]).add(0).item() == torch.tensor([1 / 3]).item()
+
+
+def test_attention_is_a_product_too():
+    q = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+    with RoundedProducts(torch.bfloat16):
+        out = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    assert torch.equal(out, out.bfloat16().float())
+    assert not torch.equal(out, F.scaled_dot_product_attention(q, q, q, is_causal=True))
+
+
+def test_the_product_switch_is_put_back_after_an_error():
+    before = torch.backends.cuda.matmul.fp32_precision
+    with pytest.raises(ZeroDivisionError), plan("tf32", A100).step():
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        raise ZeroDivisionError
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+@pytest.mark.gpu
+def test_tf32_rounds_fp32_products_on_a_gpu():
+    from course.training import hardware
+
+    device = hardware.probe().device
+    if "tf32" not in device.native:
+        pytest.skip("this GPU has no TF32")
+    x = torch.full((64, 64), 1 + 2**-12, device="cuda")
+    with plan("fp32", device).step():
+        exact = x @ x
+    with plan("tf32", device).step():
+        assert not torch.equal(x @ x, exact)
+
+
+def test_all_recipes_are_named_by_their_key():
+    assert all(name == recipe.name for name, recipe in RECIPES.items())
+    assert recipes.RECIPES["bf16"].as_dict() == {
+        "name": "bf16", "weights": "fp32", "compute": "bf16", "master": "fp32", "scaler": False,
+    }  # fmt: skip
