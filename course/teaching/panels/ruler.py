@@ -1,0 +1,179 @@
+"""UlpRuler: the numbers of several formats in their true places around x, and where x + delta lands."""
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from course.numerics.explain import exact_decimal
+from course.numerics.formats import FloatFormat, parse_number
+
+from ..panel import Panel
+from .parts import TEXT_LIMIT, floor_log2, get_format
+from .ruler_view import SLIDER_STOPS, STOPS_PER_ULP, table, text, view
+
+ZOOMS = range(-1090, 1031)  # half-widths 2^zoom, past both ends of FP64
+
+
+@dataclass(frozen=True)
+class RulerState:
+    """The formats, the exact `x` and `delta` with the texts they were typed as, and the half-width 2^zoom of the window."""
+
+    fmts: tuple[FloatFormat, ...]
+    x: Fraction
+    x_text: str
+    delta: Fraction
+    delta_text: str
+    zoom: int
+    draft: tuple[str, str] = ("", "")  # a text that made no sense, and its box: ("x", "abc")
+    message: str = ""
+
+    @property
+    def window(self):
+        """The stretch of the number line in view: (low, high)."""
+        half = Fraction(2) ** self.zoom
+        return self.x - half, self.x + half
+
+    @property
+    def unit(self) -> Fraction:
+        """One ulp of the first format at x: what the delta slider counts in."""
+        return Fraction(self.fmts[0].ulp(min(abs(self.x), Fraction(self.fmts[0].max))))
+
+
+# name: (formats or None to keep those shown, x, delta)
+PRESETS = {
+    "1 + half an ulp of FP16: a tie": (("FP16", "BF16"), "1", "2^-11"),
+    "1 + just over half": (("FP16", "BF16"), "1", "0.000489"),
+    "1 − half of the smaller gap: a tie": (("FP16", "BF16"), "1", "-1/4096"),
+    "2048 + 1 in FP16": (("FP16", "FP32"), "2048", "1"),
+    "256 + 1 in BF16": (("BF16", "FP16"), "256", "1"),
+    "a weight 0.5 and its update 0.001": (("BF16", "FP16", "FP32"), "0.5", "0.001"),
+    "subnormal floor of FP16": (("FP16", "BF16"), "0", "2^-25"),
+    "the largest of E4M3": (("E4M3", "E5M2"), "448", "16"),
+}
+
+
+def start(fmts=("FP16", "BF16"), x="1", delta="0") -> RulerState:
+    """The first state, its window wide enough for the coarsest format. Numbers may be given as text."""
+    fmts = tuple(get_format(fmt) for fmt in fmts)
+    if not 1 <= len(fmts) <= 5:
+        raise ValueError(f"{len(fmts)} formats: choose from one to five to stack")
+    values = [finite(value if isinstance(value, str) else str(Fraction(value))) for value in (x, delta)]
+    texts = [str(value) for value in (x, delta)]
+    return fit(RulerState(fmts, values[0], texts[0], values[1], texts[1], 0))
+
+
+def finite(text) -> Fraction:
+    """A typed number that has a place on the line."""
+    value = parse_number(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{text.strip()} has no place on this line: type a finite number")
+    return Fraction(value)
+
+
+def fit(state) -> RulerState:
+    """Choose the window: about two steps of the coarsest format to each side, and x + delta in view if that is near."""
+    widest = max(Fraction(fmt.ulp(min(abs(state.x), Fraction(fmt.max)))) for fmt in state.fmts)
+    wanted = max(2 * widest, min(abs(state.delta) * Fraction(5, 4), 64 * widest))
+    return replace(state, zoom=clamp_zoom(-floor_log2(1 / wanted)))  # the first power of two that is not smaller
+
+
+def clamp_zoom(zoom) -> int:
+    return max(ZOOMS[0], min(ZOOMS[-1], zoom))
+
+
+def update(state: RulerState, action: dict) -> RulerState:
+    """Apply one action: x | delta | slide | nudge i | scale ±1 | zoom ±1 | fit | preset n | format i | add | remove."""
+    name, *rest = action["act"].split()
+    value = (str(action.get("value", "")),) if name in ("x", "delta", "slide", "format") else ()
+    return _ACTIONS[name](replace(state, message="", draft=("", "")), *map(int, rest), *value)
+
+
+def _typed(name, follow):
+    def change(state, value):
+        value = value.strip()[:TEXT_LIMIT]
+        try:
+            changed = replace(state, **{name: finite(value), f"{name}_text": value})
+        except ValueError as error:
+            return replace(state, draft=(name, value), message=f"{error}. The picture still shows {name} from before.")
+        return fit(changed) if follow else changed
+
+    return change
+
+
+def _slide(state, value):
+    stop = max(-SLIDER_STOPS, min(SLIDER_STOPS, round(float(value))))
+    delta = stop * state.unit / STOPS_PER_ULP
+    return replace(state, delta=delta, delta_text=writable(delta))
+
+
+def writable(value) -> str:
+    """A short text that is read back as exactly this binary fraction: decimal, or an integer times a power of two."""
+    exponent = 1 - value.denominator.bit_length()
+    if exponent > -20:
+        return exact_decimal(value)
+    return f"{'-' if value < 0 else ''}{abs(value.numerator):#x}p{exponent}"
+
+
+def _nudge(state, by):
+    first = state.fmts[0]
+    there = first.neighbours(state.x)[0 if by < 0 else 1]
+    if there is None or math.isinf(there):
+        return replace(state, message=f"{first.name} has no number further {'down' if by < 0 else 'up'}.")
+    return replace(state, x=Fraction(there), x_text=writable(Fraction(there)))
+
+
+def _scale(state, by):
+    x = state.x * 2 if by > 0 else state.x / 2
+    if abs(x) > Fraction(2) ** ZOOMS[-1] or x and abs(x) < Fraction(2) ** ZOOMS[0]:
+        return replace(state, message="That is far outside every format.")
+    return replace(state, x=x, x_text=writable(x), zoom=clamp_zoom(state.zoom + by))
+
+
+def _preset(state, number):
+    fmts, x, delta = list(PRESETS.values())[number]
+    return start(fmts or state.fmts, x, delta)
+
+
+def _format(state, index, value):
+    return replace(state, fmts=tuple(get_format(value) if i == index else fmt for i, fmt in enumerate(state.fmts)))
+
+
+def _add(state):
+    names = [fmt.name for fmt in state.fmts]
+    fresh = next((name for name in ("E4M3", "E5M2", "FP32", "TF32", "BF16", "FP16") if name not in names), "E4M3")
+    if len(names) == 5:
+        return replace(state, message="Five formats fill the picture: change one of them instead.")
+    return replace(state, fmts=(*state.fmts, get_format(fresh)))
+
+
+def _remove(state):
+    if len(state.fmts) == 1:
+        return replace(state, message="One format has to stay.")
+    return replace(state, fmts=state.fmts[:-1])
+
+
+_ACTIONS = {
+    "x": _typed("x", True), "delta": _typed("delta", True), "slide": _slide, "nudge": _nudge, "scale": _scale,
+    "zoom": lambda state, by: replace(state, zoom=clamp_zoom(state.zoom + by)), "fit": fit,
+    "preset": _preset, "format": _format, "add": _add, "remove": _remove,
+}  # fmt: skip
+
+
+class UlpRuler(Panel):
+    """The number line around x, true to scale: every number of one to five formats, and where x + delta lands.
+
+    `fmts` are formats or their names; `x` and `delta` numbers or text. x is first rounded into each format, then
+    delta is added exactly and the sum rounded, to nearest, ties to even: what one addition in that format does.
+    Raises `ValueError` for an unknown format or a number without a place on the line.
+
+    >>> print(UlpRuler(["FP16", "BF16"], 1, "2^-11"))
+    UlpRuler: x = 1, delta = 2^-11
+    FP16      x 1, below 0.99951171875 (−2⁻¹¹), above 1.0009765625 (+2⁻¹⁰), x + delta → 1: lost: a tie, and x is the even one
+    BF16      x 1, below 0.99609375 (−2⁻⁸), above 1.0078125 (+2⁻⁷), x + delta → 1: lost: less than half of the gap
+    FP16: the gap above x is 2⁻¹⁰, the gap below only 2⁻¹¹, for a new binade begins at x. Adding delta changes nothing in FP16 and BF16.
+    """
+
+    update, view, table, text = map(staticmethod, (update, view, table, text))
+
+    def __init__(self, fmts=("FP16", "BF16"), x="1", delta="0"):
+        super().__init__(start(fmts, x, delta))
