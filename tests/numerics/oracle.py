@@ -33,7 +33,8 @@ def table(fmt, rounding, overflow):
     if rounding == "toward-zero":
         starts = results.copy()
     else:
-        top = values[-1] + (values[-1] - values[-2])  # the value that would follow, were there no largest
+        step = values[-1] - values[-2] if fmt.mantissa_bits else values[-1]
+        top = values[-1] + step  # the value that would follow, were there no largest
         middles = (values + np.append(values[1:], top)) / 2
         # A tie goes to the even code: to code i if i is even, so that code i+1 starts one pattern later.
         ends = bits_of(middles) + (np.arange(len(values)) % 2 == 0)
