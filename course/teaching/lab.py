@@ -3,7 +3,6 @@
 `start.py` sets the environment up and then calls one of the two, so both ways in do the same thing.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,7 +15,8 @@ NO_TESTS = 5  # pytest's exit code when a selection such as `-k ulp` leaves noth
 
 def add_arguments(parser):
     """Everything after the command goes on to JupyterLab or to pytest as it stands."""
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to JupyterLab (lab) or pytest (test)")
+    parser.prefix_chars = "\0"  # `-k ulp` is no option of ours; nargs=REMAINDER alone refuses it in first place
+    parser.add_argument("rest", nargs="*", help="passed on to JupyterLab (lab) or pytest (test)")
 
 
 def run(args) -> int:

@@ -1,0 +1,16 @@
+"""What every test run shares: notebooks are checked strictly, and GPU tests are skipped where there is no GPU."""
+
+import pytest
+
+pytest_plugins = ["tests.notebooks.strict"]
+
+
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
