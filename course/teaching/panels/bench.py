@@ -1,6 +1,5 @@
 """RoundingBench: one real number, every format, every way to round it, side by side."""
 
-import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -9,8 +8,9 @@ from course.numerics.formats import FORMATS, OVERFLOWS, FloatFormat, parse_numbe
 from ..panel import Panel
 from .outcome import Outcome, round_into
 from .parts import (
-    TEXT_LIMIT, button, decimal, entry, escape, fraction, get_format, plain_table, presets, rich, sentence, ulps,
+    button, decimal, entry, escape, fraction, get_format, is_finite, plain_table, presets, rich, sentence, ulps,
 )
+from .places import as_typed
 
 MODES = ("nearest-even", "toward-zero", "stochastic")
 PRESETS = {
@@ -34,7 +34,7 @@ class BenchState:
 
 def start(value="0.1", fmts=None) -> BenchState:
     """The first state; `fmts` defaults to all of them."""
-    text = value if isinstance(value, str) else str(value if not math.isfinite(value) else Fraction(value))
+    text = as_typed(value)
     fmts = tuple(FORMATS.values()) if fmts is None else tuple(get_format(fmt) for fmt in fmts)
     if not fmts:
         raise ValueError("no formats: give one at least, or leave fmts out for all of them")
@@ -46,7 +46,7 @@ def update(state: BenchState, action: dict) -> BenchState:
     name, *rest = action["act"].split()
     state = replace(state, draft=None, message="")
     if name == "type":
-        text = str(action.get("value", "")).strip()[:TEXT_LIMIT]
+        text = str(action.get("value", "")).strip()
         try:
             return replace(state, source=parse_number(text), typed=text)
         except ValueError as error:
@@ -81,7 +81,7 @@ def outcomes(fmt, source, rounding, overflow) -> list[tuple[Outcome, Fraction]]:
 
 def _share_up(fmt, source):
     """The dropped fraction: how far the number lies on the way from its neighbour towards zero to the next one outwards."""
-    if not math.isfinite(source) or (source < 0 and not fmt.signed):
+    if not is_finite(source) or (source < 0 and not fmt.signed):
         return Fraction(0)
     size = abs(Fraction(source))
     inner = Fraction(fmt.decode(fmt.encode(size, "toward-zero")))

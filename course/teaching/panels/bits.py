@@ -9,8 +9,8 @@ from course.numerics.formats import FloatFormat, parse_number
 from ..panel import Panel
 from .bits_view import table, text, view
 from .outcome import round_into
-from .parts import TEXT_LIMIT, get_format
-from .places import PRESETS, at_order, bit_name, grain, order, writable
+from .parts import decimal, get_format
+from .places import PRESETS, as_typed, at_order, bit_name, grain, order, writable
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ def start(fmts=("FP16", "BF16"), value="1") -> BitState:
     fmts = tuple(get_format(fmt) for fmt in fmts)
     if not 1 <= len(fmts) <= 4:
         raise ValueError(f"{len(fmts)} formats: choose from one to four to put side by side")
-    if not isinstance(value, str):
-        negative_zero = value == 0 and str(value).startswith("-")
-        value = str(value) if negative_zero or not math.isfinite(value) else str(Fraction(value))
-    state = type_in(BitState(fmts, Fraction(0), (0,) * len(fmts), ""), value)
+    state = type_in(BitState(fmts, Fraction(0), (0,) * len(fmts), ""), as_typed(value))
     if state.message:
         raise ValueError(state.message)
     return state
@@ -65,12 +62,13 @@ def from_code(state, index, code, deed) -> BitState:
 
 def type_in(state, text) -> BitState:
     """What was typed: a number is rounded into every format, 0x… and 0b… are a code of the first one."""
-    text = text.strip()[:TEXT_LIMIT]
+    text = text.strip()
     lower = text.lower()
     try:
         if lower.startswith(("0x", "0b")) and "p" not in lower:
             return replace(from_code(state, 0, _read_code(lower, text, state.fmts[0]), f"The code {text} of"), typed=text)
-        return from_number(state, parse_number(text), text, f"You typed {text}")
+        source = parse_number(text)
+        return from_number(state, source, text, f"You typed {text if len(text) <= 30 else decimal(source)}")
     except ValueError as error:
         hint = f"; a code of {state.fmts[0].name} begins with 0x or 0b" if "0x" not in lower[:2] else ""
         return replace(state, draft=text, message=f"{error}{hint}. The number below is still the one from before.")

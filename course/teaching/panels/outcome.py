@@ -6,14 +6,14 @@ from fractions import Fraction
 
 from course.numerics.formats import FloatFormat
 
-from .parts import decimal, power, ulps
+from .parts import decimal, is_finite, power, ulps
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A real `source` rounded into `fmt`: the `code` (None where the format has no NaN) and its `value` (a float or None).
 
-    `kind` is one of exact, inexact, tie, underflow, overflow, nan, none. `error` is value - source as an exact
+    `kind` is one of exact, inexact, tie, underflow, overflow, unsigned (-0 became 0), nan, none. `error` is value - source as an exact
     Fraction where both are finite, and `error_ulps` the same in ulps of the value; None otherwise.
     """
 
@@ -47,18 +47,18 @@ def judge(fmt: FloatFormat, source, code: int) -> Outcome:
     value = fmt.decode(code)
     if source != source:
         return Outcome(fmt, source, code, value, "nan" if value != value else "none", None, None)
-    if not math.isfinite(source):
+    if not is_finite(source):
         return Outcome(fmt, source, code, value, "exact" if value == source else "overflow", None, None)
     if not math.isfinite(value):
         return Outcome(fmt, source, code, value, "nan" if source < 0 and not fmt.signed else "overflow", None, None)
     error = Fraction(value) - Fraction(source)
-    kind = _kind(fmt, Fraction(source), value, error)
+    kind = _kind(fmt, source, value, error)
     return Outcome(fmt, source, code, value, kind, error, error / Fraction(fmt.ulp(value)))
 
 
 def _kind(fmt, source, value, error):
     if not error:
-        return "exact"
+        return "unsigned" if str(source) == "-0.0" != str(value) else "exact"
     if abs(source) > fmt.max and _passes_the_end(fmt, abs(error)):
         return "overflow"
     if not value:
@@ -95,7 +95,7 @@ def clause(outcome: Outcome) -> str:
 
 
 def _exact(outcome):
-    if isinstance(outcome.source, float) and math.isinf(outcome.source):
+    if not is_finite(outcome.source):
         return f"has a code for {decimal(outcome.source)}"
     return "holds it exactly" + (", as a subnormal" if is_subnormal(outcome.fmt, outcome.value) else "")
 
@@ -134,6 +134,7 @@ _CLAUSES = {
     "tie": lambda outcome: _off(outcome) + ": a tie, and of two equally near numbers the even one is taken",
     "underflow": _underflow,
     "overflow": _overflow,
+    "unsigned": lambda outcome: "has no −0 and gives 0",
     "nan": lambda outcome: "has no sign, so it gives NaN" if outcome.source == outcome.source else "has codes for NaN",
     "none": lambda outcome: "has no code for NaN",
 }

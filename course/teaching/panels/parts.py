@@ -9,7 +9,6 @@ from course.numerics.formats import FORMATS, FloatFormat
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LONG = 1 << 1200  # beyond FP64: not worth writing out
-TEXT_LIMIT = 80  # characters of a typed text that are shown back
 
 
 def get_format(fmt) -> FloatFormat:
@@ -66,6 +65,15 @@ def _leading_digits(value, count=12):
         return text + more if more else text.rstrip("0").rstrip(".")
     tail = digits[1:] if more else digits[1:].rstrip("0")
     return f"{digits[0]}{'.' if tail else ''}{tail}{more}e{exponent}".replace("-", "−")
+
+
+def is_finite(value) -> bool:
+    """Whether a Fraction or float is finite; fractions too large for a float are.
+
+    >>> is_finite(Fraction(10) ** 400), is_finite(float("-inf"))
+    (True, False)
+    """
+    return isinstance(value, Fraction) or (value == value and abs(value) != float("inf"))
 
 
 def floor_log2(value: Fraction) -> int:
@@ -161,7 +169,7 @@ def entry(act, label, value) -> str:
     """A text box with its visible label."""
     return (
         f'<label>{escape(label)} <input class="cp-entry" data-act="{act}" data-key="{act}" value="{escape(value)}" '
-        f'spellcheck="false" autocomplete="off" maxlength="{TEXT_LIMIT}"></label>'
+        f'spellcheck="false" autocomplete="off"></label>'
     )
 
 

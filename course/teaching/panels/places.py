@@ -4,6 +4,7 @@ import math
 from fractions import Fraction
 
 from course.numerics.explain import exact_decimal, explain
+from course.numerics.formats import FP64, split_number
 
 from .parts import get_format, power
 
@@ -57,6 +58,20 @@ def writable(fmt, code) -> str:
         return str(value)  # inf, -inf, nan, 0.0, -0.0
     text = exact_decimal(Fraction(value))
     return text if len(text) <= 20 else explain(code=code, fmt=fmt).hex_value
+
+
+def as_typed(value) -> str:
+    """A number given in Python, as the text that would have been typed for it; text stays as it is.
+
+    >>> as_typed(1), as_typed(0.5), as_typed(0.1), as_typed(Fraction(1, 3)), as_typed(float("nan"))
+    ('1', '0.5', '0x1.999999999999ap-4', '1/3', 'nan')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, Fraction)):
+        return str(value)
+    split_number(value)  # raises for what is not one real number
+    return writable(FP64, FP64.encode(value)).removesuffix(".0")
 
 
 PRESETS = {

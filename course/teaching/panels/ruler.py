@@ -8,7 +8,8 @@ from course.numerics.explain import exact_decimal
 from course.numerics.formats import FloatFormat, parse_number
 
 from ..panel import Panel
-from .parts import TEXT_LIMIT, floor_log2, get_format
+from .parts import floor_log2, get_format, is_finite
+from .places import as_typed
 from .ruler_view import SLIDER_STOPS, STOPS_PER_ULP, table, text, view
 
 ZOOMS = range(-1090, 1031)  # half-widths 2^zoom, past both ends of FP64
@@ -57,15 +58,14 @@ def start(fmts=("FP16", "BF16"), x="1", delta="0") -> RulerState:
     fmts = tuple(get_format(fmt) for fmt in fmts)
     if not 1 <= len(fmts) <= 5:
         raise ValueError(f"{len(fmts)} formats: choose from one to five to stack")
-    values = [finite(value if isinstance(value, str) else str(Fraction(value))) for value in (x, delta)]
-    texts = [str(value) for value in (x, delta)]
-    return fit(RulerState(fmts, values[0], texts[0], values[1], texts[1], 0))
+    x, delta = as_typed(x), as_typed(delta)
+    return fit(RulerState(fmts, finite(x), x, finite(delta), delta, 0))
 
 
 def finite(text) -> Fraction:
     """A typed number that has a place on the line."""
     value = parse_number(text)
-    if isinstance(value, float) and not math.isfinite(value):
+    if not is_finite(value):
         raise ValueError(f"{text.strip()} has no place on this line: type a finite number")
     return Fraction(value)
 
@@ -90,7 +90,7 @@ def update(state: RulerState, action: dict) -> RulerState:
 
 def _typed(name, follow):
     def change(state, value):
-        value = value.strip()[:TEXT_LIMIT]
+        value = value.strip()
         try:
             changed = replace(state, **{name: finite(value), f"{name}_text": value})
         except ValueError as error:
