@@ -175,18 +175,23 @@ class Comparison:
             run.load(saved)
 
 
-def trial_seconds(comparison, steps=3) -> tuple:
-    """(seconds of one step of all runs, seconds of one validation), measured; the comparison is used up by it."""
+def trial_seconds(comparison, seconds=5.0) -> tuple:
+    """(seconds of one step of all runs, seconds of one validation); the comparison is used up by it.
+
+    Takes the median over about `seconds`, but 3 to 30 steps: a short burst of other work must not decide.
+    """
+
+    def timed(action):
+        start = time.perf_counter()
+        action()
+        return time.perf_counter() - start
+
     for _ in range(2):
         comparison.step()
     times = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        comparison.step()
-        times.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    comparison.validate()
-    return statistics.median(times), time.perf_counter() - start
+    while len(times) < 3 or (sum(times) < seconds and len(times) < 30):
+        times.append(timed(comparison.step))
+    return statistics.median(times), timed(comparison.validate)
 
 
 @contextmanager

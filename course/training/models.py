@@ -36,6 +36,13 @@ class GPTConfig:
     def head_count(self) -> int:
         return self.heads or max(1, self.width // 64)
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model holds, without building it."""
+        block = 12 * self.width**2 + 13 * self.width  # qkv 3, out 1, widen 4, narrow 4; biases 9, two norms 4
+        embeddings = (self.vocabulary * (1 if self.tied else 2) + self.context) * self.width
+        return embeddings + self.layers * block + 2 * self.width
+
 
 class Attention(nn.Module):
     """Causal self-attention: position t reads positions 0…t."""

@@ -92,7 +92,7 @@ def build(comparison, arguments, hardware, when, memory, gemm) -> dict:
         "versions": facts.pop("versions"),
         "hardware": facts,
         "corpus": comparison.corpus.as_dict(),
-        "parameters": sum(p.numel() for p in comparison.runs[0].model.parameters()),
+        "parameters": comparison.config.parameters,
         "runs": runs,
         "speed": {
             "ratio": ratio,

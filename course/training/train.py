@@ -253,6 +253,7 @@ def _prepare(arguments, state, hardware):
     config = models.GPTConfig(corpus.VOCABULARY, arguments["width"], arguments["layers"], arguments["context"])
     device = hardware.on(arguments["device"])
     plans = [recipes.plan(arguments[name], device) for name in ("precision", "versus")]
+    _check_fits(config, device)
 
     def fresh(steps):
         settings = Settings(steps, arguments["batch"], arguments["lr"], arguments["seed"])
@@ -271,6 +272,14 @@ def _prepare(arguments, state, hardware):
     return comparison, state
 
 
+def _check_fits(config, device):
+    """Refuse what can never fit before the machine starts to swap: two runs of weights, gradients and two moments."""
+    least = 2 * 16 * config.parameters
+    if device.memory_total and least > device.memory_total:
+        have = f"{least / 2**30:.0f} GiB, {device.name} has {device.memory_total / 2**30:.0f}"
+        raise RunError(f"two such models need at least {have}: use a smaller --width or --layers")
+
+
 def _first_state(arguments, fresh, text, hardware):
     """Measure memory, choose the number of steps, and fix both for the whole run."""
     from course.training.loop import VALIDATIONS, trial_seconds
@@ -278,11 +287,11 @@ def _first_state(arguments, fresh, text, hardware):
     from course.training.records import now
 
     started, begun = now(), time.perf_counter()
-    used_up = fresh(10)
+    used_up = fresh(1000)  # validates rarely
     memory = [step_memory(run, *used_up.batch(0)) for run in used_up.runs]
     steps = arguments["steps"]
     if steps is None:
-        step, validation = trial_seconds(used_up)
+        step, validation = trial_seconds(used_up, 60 * arguments["minutes"] / 12)
         left = 60 * arguments["minutes"] - (time.perf_counter() - begun) - (VALIDATIONS + 1) * validation
         steps = max(FEWEST_STEPS, int(left / step))
         print(f"{steps} steps fit into {arguments['minutes']:g} minutes here.")

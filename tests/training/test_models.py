@@ -61,6 +61,12 @@ def test_equals_the_reference(tied):
         np.testing.assert_allclose(logits[row], reference(model, IDS[row].numpy()), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_count_of_parameters(tied):
+    model = gpt(tied=tied)
+    assert model.config.parameters == sum(p.numel() for p in model.parameters())
+
+
 def test_no_position_sees_the_future():
     model = gpt()
     with torch.no_grad():

@@ -1,0 +1,346 @@
+"""`python -m course train` as a user meets it: killed, interrupted, out of disk, misused, finished."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jsonschema
+import pytest
+import torch
+
+from course.__main__ import main
+from course.training import checkpoint, closing, memory, picture, records
+
+SMALL = "--width 32 --layers 1 --context 16 --batch 2 --threads 1 --device cpu".split()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(30):
+        (folder / f"m{i}.py").write_text("".join(f"value_{j} = {i + j}\n" for j in range(80)))
+    return folder
+
+
+def command(text, out, *flags):
+    return [sys.executable, "-m", "course", "train", *SMALL, "--corpus", str(text), "--out", str(out), *flags]
+
+
+def finish(text, out, *flags, code=0, **options):
+    done = subprocess.run(command(text, out, *flags), capture_output=True, text=True, timeout=120, **options)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def curves(folder):
+    """What must not depend on a kill: every loss of both runs, to the last bit (JSON keeps floats exactly)."""
+    record = json.loads((folder / "record.json").read_text())
+    return [(run["losses"], run["validation"], run["skipped_steps"]) for run in record["runs"]]
+
+
+def train(*flags):
+    """The command in this process."""
+    return main(["train", *SMALL, *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def finished(text, tmp_path_factory):
+    """An undisturbed run of 400 steps, and what it printed."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    return out, finish(text, out, "--steps", "400", "--checkpoint-every", "5").stdout
+
+
+def test_the_record_says_everything(finished, text):
+    out, _ = finished
+    record = json.loads((out / "record.json").read_text())
+    jsonschema.validate(record, records.SCHEMA)
+    assert record["configuration"]["precision"] == "bf16" and record["configuration"]["versus"] == "fp32"
+    assert record["configuration"]["width"] == 32 and record["configuration"]["threads"] == 1
+    assert record["seeds"] == {"weights": 0, "batches": 0} and record["when"]["resumed"] == 0
+    assert record["corpus"]["name"] == text.name and len(record["corpus"]["sha256"]) == 64
+    for run in record["runs"]:
+        assert len(run["losses"]) == len(run["seconds"]) == 400 and run["validation"][-1][0] == 400
+        assert run["losses"][0] - run["losses"][-1] > 1  # it learned
+        assert run["tokens_per_second"] == pytest.approx(32 / run["median_step_seconds"])
+    assert record["speed"]["quartiles"][0] <= record["speed"]["ratio"] <= record["speed"]["quartiles"][1]
+    assert sorted(os.listdir(out)) == ["curves.png", "record.json"]  # checkpoints are gone
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "broken", ["runs", "seeds", "versions", "corpus", "hardware", "when", "configuration", "speed", "extra", "nan"]
+)
+def test_the_schema_can_fail(finished, broken):
+    record = json.loads((finished[0] / "record.json").read_text())
+    if broken == "extra":
+        record["note"] = "more"
+    elif broken == "nan":
+        record["runs"][0]["losses"][0] = "NaN"
+    else:
+        del record[broken]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record, records.SCHEMA)
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(finished, text, tmp_path):
+    flags = ["--steps", "400", "--checkpoint-every", "5"]
+    kills, seen = 0, []
+    while kills < 3 and not (tmp_path / "record.json").exists():
+        process = subprocess.Popen(command(text, tmp_path, *flags, "--resume"), stdout=-3, stderr=-3)
+        stamp = newest(tmp_path)
+        while process.poll() is None and newest(tmp_path) == stamp:  # until it has made some way
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before three kills: give it more steps"
+        kills += 1
+        seen.append(checkpoint.Checkpoints(tmp_path).latest()[0]["done"])
+    assert "Going on after step" in finish(text, tmp_path, *flags, "--resume").stdout
+    assert curves(tmp_path) == curves(finished[0]), seen
+    assert json.loads((tmp_path / "record.json").read_text())["when"]["resumed"] >= 1
+
+
+def newest(folder):
+    return max((path.stat().st_mtime_ns for path in folder.glob("checkpoint-?.pt")), default=0)
+
+
+def test_ctrl_c_then_a_full_disk_then_the_end(finished, text, tmp_path):
+    """One story: interrupted between two steps; resumed where no file may grow; resumed again to the same bits."""
+    flags = ["--steps", "400", "--checkpoint-every", "5"]
+    process = subprocess.Popen(command(text, tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and newest(tmp_path) == 0:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped after step" in words and "--resume" in words
+    assert "Traceback" not in words
+    before = checkpoint.Checkpoints(tmp_path).latest()[0]["done"]
+
+    resource = pytest.importorskip("resource")
+    tight = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    failed = finish(text, tmp_path, "--resume", "--checkpoint-every", "5", code=1, preexec_fn=tight)
+    assert "error: there is no room to write in" in failed.stderr and "--resume" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert checkpoint.Checkpoints(tmp_path).latest()[0]["done"] == before
+
+    damaged = max(tmp_path.glob("checkpoint-?.pt"), key=lambda path: path.stat().st_mtime_ns)
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    done = finish(text, tmp_path, "--resume")  # no flag is needed: the checkpoint knows them
+    if before > 0:  # else the only checkpoint is the one before the first step
+        assert f"{damaged.name} is damaged" in done.stderr
+    assert curves(tmp_path) == curves(finished[0])
+
+
+def test_what_is_printed_is_what_was_measured(finished):
+    out, printed = finished
+    record = json.loads((out / "record.json").read_text())
+    for run in record["runs"]:
+        assert f"{run['validation'][-1][1]:.4f}" in printed and f"{run['tokens_per_second']:.0f}" in printed
+    if record["speed"]["claimed"]:
+        assert f"BF16 ran at {record['speed']['ratio']:.2f} times the speed of FP32" in printed
+    else:
+        assert "No speed is claimed: BF16 was emulated here" in printed
+
+
+def test_finished_is_finished(finished, text, capsys):
+    out, printed = finished
+    before = (out / "record.json").read_bytes()
+    assert train("--corpus", text, "--out", out, "--resume") == 0
+    assert "This run is finished already" in capsys.readouterr().out
+    assert train("--corpus", text, "--out", out) == 1
+    assert "holds a finished run: add --fresh to replace it, or give another --out" in capsys.readouterr().err
+    assert train("--corpus", text, "--out", out, "--resume", "--seed", 3) == 1
+    assert "--seed 3 does not fit: this run was started with 0" in capsys.readouterr().err
+    assert (out / "record.json").read_bytes() == before
+
+
+@pytest.fixture
+def unfinished(text, tmp_path, monkeypatch):
+    """A run of six steps that stopped after the third, as at Ctrl-C."""
+    from course.training import train as module
+
+    real = module._Saver.__call__
+
+    def call(saver, comparison):
+        if comparison.done == 3:
+            saver.stop.append(signal.SIGINT)
+        real(saver, comparison)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module._Saver, "__call__", call)
+        assert train("--corpus", text, "--out", tmp_path, "--steps", 6) == 130
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--width", "64", "--width 64 does not fit: this run was started with 32"),
+        ("--steps", "7", "--steps 7 does not fit: this run was started with 6"),
+        ("--minutes", "1", "--minutes 1.0 does not fit: this run was started without it"),
+        ("--precision", "fp16", "--precision fp16 does not fit: this run was started with bf16"),
+        ("--lr", "0.1", "--lr 0.1 does not fit: this run was started with 0.001"),
+        ("--threads", "2", "--threads 2 does not fit: this run was started with 1"),
+    ],
+)
+def test_resuming_with_another_argument_names_it(unfinished, text, capsys, flag, value, words):
+    assert train("--corpus", text, "--out", unfinished, "--resume", flag, value) == 1
+    assert words in capsys.readouterr().err
+    assert checkpoint.Checkpoints(unfinished).latest()[0]["done"] == 3
+
+
+def test_an_unfinished_run_is_not_overwritten(unfinished, text, capsys):
+    assert train("--corpus", text, "--out", unfinished, "--steps", 6) == 1
+    assert "holds an unfinished run: add --resume to go on, or --fresh to start anew" in capsys.readouterr().err
+    assert train("--corpus", text, "--out", unfinished, "--steps", 5, "--fresh") == 0
+    assert json.loads((unfinished / "record.json").read_text())["configuration"]["steps"] == 5
+
+
+def test_the_text_must_be_the_same(unfinished, text, tmp_path_factory, capsys):
+    other = tmp_path_factory.mktemp("elsewhere") / "text"
+    other.mkdir()
+    for path in text.iterdir():
+        (other / path.name).write_text(path.read_text() + "more = 1\n")
+    state, _ = checkpoint.Checkpoints(unfinished).latest()
+    state["arguments"]["corpus"] = str(other)
+    checkpoint.Checkpoints(unfinished).save({**state, "done": 4})
+    assert train("--out", unfinished, "--resume") == 1
+    assert "the text has changed since this run began" in capsys.readouterr().err
+
+
+def test_no_whole_checkpoint(unfinished, text, capsys):
+    for path in unfinished.glob("checkpoint-?.pt"):
+        path.write_bytes(b"")
+    assert train("--corpus", text, "--out", unfinished, "--resume") == 1
+    assert "no checkpoint in" in (words := capsys.readouterr().err) and "--fresh" in words
+
+
+def test_another_machine_is_noted(unfinished, text, capsys):
+    kept = checkpoint.Checkpoints(unfinished)
+    state, _ = kept.latest()
+    kept.delete()
+    kept.save({**state, "environment": {**state["environment"], "torch": "1.0"}})
+    assert train("--corpus", text, "--out", unfinished, "--resume") == 0
+    assert "note: torch was 1.0, is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--precision", "fp12"], "invalid choice: 'fp12'"),
+        (["--steps", "0"], "'0' is not a whole number of at least 1"),
+        (["--steps", "-3"], "'-3' is not a whole number of at least 1"),
+        (["--steps", "ten"], "'ten' is not a whole number of at least 1"),
+        (["--minutes", "nan"], "'nan' is not a number above 0"),
+        (["--minutes", "-1"], "'-1' is not a number above 0"),
+        (["--lr", "inf"], "'inf' is not a number above 0"),
+        (["--seed", "x"], "'x' is not a whole number of at least 0"),
+        (["--steps", "3", "--minutes", "1"], "not allowed with argument"),
+        (["--resume", "--fresh"], "not allowed with argument"),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+    ],
+)
+def test_bad_flags(flags, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *flags])
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--width", "200"], "width 200 does not divide into 3 heads: use a multiple of 64"),
+        (["--context", "1000000"], "use a smaller --context"),
+        (["--device", "xpu"], "there is no xpu device here"),
+        (["--precision", "tf32"], "has no native TF32"),
+    ],
+)
+def test_what_cannot_run_is_one_sentence(text, tmp_path, flags, words, capsys):
+    assert train("--corpus", text, "--out", tmp_path, "--steps", 3, *flags) == 1
+    printed = capsys.readouterr().err
+    assert words in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_an_unwritable_folder(text, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train("--corpus", text, "--out", tmp_path / "file" / "run", "--steps", 3) == 1
+    words = capsys.readouterr().err
+    assert "cannot write in" in words and "choose another folder with --out" in words and "Traceback" not in words
+
+
+def test_a_model_that_can_never_fit_is_refused_before_it_is_built(text, tmp_path, capsys):
+    assert train("--corpus", text, "--out", tmp_path, "--steps", 3, "--width", 64 * 2**18) == 1
+    assert "two such models need at least" in capsys.readouterr().err
+
+
+def test_no_memory(text, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(memory, "step_memory", full)
+    assert train("--corpus", text, "--out", tmp_path, "--steps", 3) == 1
+    assert "use a smaller --batch, --context or --width" in capsys.readouterr().err
+
+
+def test_emulated_fp16_is_announced_and_claims_no_speed(text, tmp_path, capsys):
+    from course.training import hardware
+
+    if "fp16" in hardware.probe().cpu.native:
+        pytest.skip("FP16 is native here")
+    assert train("--corpus", text, "--out", tmp_path, "--steps", 5, "--precision", "fp16") == 0
+    printed = capsys.readouterr()
+    assert "has no native FP16: it is emulated" in printed.err
+    assert "No speed is claimed: FP16 was emulated here" in printed.out
+    record = json.loads((tmp_path / "record.json").read_text())
+    jsonschema.validate(record, records.SCHEMA)
+    assert record["speed"]["claimed"] is False and record["runs"][0]["execution"] == "emulated"
+    assert "speed" not in picture.title(record)
+
+
+def test_minutes_choose_the_steps_once(text, tmp_path, capsys):
+    assert train("--corpus", text, "--out", tmp_path, "--minutes", 0.02) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((tmp_path / "record.json").read_text())
+    steps = record["configuration"]["steps"]
+    assert steps >= 10 and f"{steps} steps fit into 0.02 minutes here." in printed
+    assert len(record["runs"][0]["losses"]) == steps
+
+
+def made_up(ratio, here, large, claimed=True, loss=2.0):
+    """A record with only what the closing words read."""
+    run = {
+        "losses": [4.0, loss], "validation": [[2, loss]], "median_step_seconds": 0.1, "tokens_per_second": 10.0,
+        "timed_steps": 2, "skipped_steps": [], "execution": "native",
+        "memory": {"weights": 4, "gradients": 4, "optimizer": 8, "saved_activations": {"float32": 5}},
+    }  # fmt: skip
+    names = [{"name": name, "compute": name, "master": master} for name, master in (("bf16", "fp32"), ("fp32", None))]
+    gemm = [{"rows": 8, "inner": 8, "columns": 8, "ratio": here}, {"rows": 9, "inner": 9, "columns": 9, "ratio": large}]
+    speed = {"ratio": ratio, "quartiles": [ratio, ratio], "claimed": claimed, "gemm": gemm}
+    return {"runs": [run | {"recipe": recipe} for recipe in names], "speed": speed}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "here", "large", "words", "absent"),
+    [
+        (1.6, 2.5, 4.0, "The rest of the step", "too small"),
+        (0.9, 1.0, 4.0, "this model is too small to show it", "The rest of the step"),
+        (0.9, 0.9, 1.0, "gains next to nothing even in large products", "too small"),
+    ],
+)
+def test_the_reason_follows_from_the_measurement(ratio, here, large, words, absent):
+    said = closing.closing_words(made_up(ratio, here, large))
+    assert words in said and absent not in said and f"{ratio:.2f} times the speed" in said
+
+
+def test_a_run_that_diverged_says_so(tmp_path):
+    record = made_up(1.6, 2.5, 4.0)
+    record["runs"][0] |= {"losses": [4.0, None], "validation": [[2, None]]}
+    said = closing.closing_words(record)
+    assert "The loss of BF16 was not finite in 1 steps: that run diverged." in said and "not finite" in said
+    assert "BF16 ends at validation loss not a number" in picture.title(record)
+    picture.draw(record, tmp_path / "curves.png")
+    assert b"Training and validation loss of BF16 and FP32" in (tmp_path / "curves.png").read_bytes()
