@@ -143,6 +143,6 @@ PANEL_CSS = """
 .course-panel :is(th,td){border:1px solid var(--line);padding:3px 7px;text-align:left;vertical-align:top;background:none;color:inherit;white-space:normal}
 .course-panel td{font-family:var(--code)}
 .course-panel td.cp-words{font-family:inherit}
-.course-panel td small{margin-left:7px;opacity:.9;font:11.5px/1.35 var(--jp-ui-font-family,system-ui,sans-serif)}
+.course-panel td small{margin-left:3px;opacity:.9;font:11.5px/1.35 var(--jp-ui-font-family,system-ui,sans-serif)}
 .course-panel tr.cp-mark{box-shadow:inset 4px 0 0 var(--jp-warn-color1,#f57c00)}
 """ + _field_css()

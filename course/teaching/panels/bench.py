@@ -152,7 +152,7 @@ _MARK = ' class="cp-mark"'
 
 def _live_cell(outcome, chance):
     odds = f" · p = {fraction(chance, 14)}" if chance != 1 else ""
-    return f"<div>{rich(decimal(outcome.value, 18))}<small>{rich(note(outcome) + odds)}</small></div>"
+    return f"<div>{rich(decimal(outcome.value, 18))} <small>{rich(note(outcome) + odds)}</small></div>"
 
 
 def _cell(fmt, state, mode):
