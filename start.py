@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Set the course up and open it: `python3 start.py`. Run every test: `python3 start.py test`.
 
-The first start makes the folder `.venv` beside this file and installs there what pyproject.toml asks for, in the
-versions that constraints.txt pins. Later starts skip that and ask the network for nothing. Inside an activated
-environment that already has it all (conda, venv, Colab), that one is used and nothing is installed.
-Whatever follows `lab` or `test` goes on to JupyterLab or to pytest: `python3 start.py test -k ulp`.
+The first start makes `.venv` beside this file and installs there what pyproject.toml asks for, in the versions that
+constraints.txt pins. Later starts skip that and ask the network for nothing. An activated environment that already
+has it all (conda, venv, Colab) is used as it is. Whatever follows `lab` or `test` goes on to JupyterLab or pytest.
 """
 
 import hashlib
@@ -31,7 +30,7 @@ TRANSLATIONS = {
         "The disk is full: free at least 3 GB where {root} lies, then start again.",
     "Permission denied|Read-only file system|Access is denied":
         "{root} cannot be written to: move the course to a folder of your own, then start again.",
-    "NewConnection|NameResolution|Timeout|ProxyError|Connection ?(broken|Reset)|unreachable|fetch URL":
+    r"NewConnection|NameResolution|Timeout|ProxyError|Connection ?(broken|Reset)|unreachable|setuptools\S+ .from":
         "The package index could not be reached: connect (or check the proxy), then start again; it goes on from here.",
     "ResolutionImpossible|No matching distribution|Requires-Python":
         "A pinned package has no build for Python {python} here: start again with Python 3.11, which the tests run on.",
@@ -84,7 +83,7 @@ def set_up():
         if not (half / "RECORD").exists():
             shutil.rmtree(half)
     say_what_comes(python)
-    step([python, "-m", "pip", "install", "--disable-pip-version-check", "--log", VENV / "pip.log", *INSTALL])
+    step([python, "-m", "pip", "install", "--disable-pip-version-check", *INSTALL])
     STAMP.write_text(fingerprint())  # only now: an interrupted set-up goes on from what pip has already done
     return python
 
@@ -132,12 +131,13 @@ def step(command):
 
 
 def translate(errors):
-    """One sentence for what venv or pip wrote to stderr; their own last words where it is nothing well known."""
+    """One sentence for what venv or pip wrote to stderr; where it is nothing well known, that as well."""
     for signs, sentence in TRANSLATIONS.items():
         if re.search(signs, errors):
             return sentence.format(root=ROOT, python=platform.python_version())
-    last = (errors.strip().splitlines() or ["no reason given"])[-1]
-    return f"Setting up failed ({last}): start again, or delete {VENV} first; {VENV / 'pip.log'} tells more."
+    print(errors, file=sys.stderr)
+    last = ([line for line in errors.splitlines() if "rror:" in line or "ERROR" in line] or ["no reason given"])[-1]
+    return f"Setting up failed ({last.strip()}): start again, or delete {VENV} first. The details are above."
 
 
 if __name__ == "__main__":
