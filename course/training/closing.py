@@ -80,15 +80,28 @@ def _speed_words(record):
     speed = record["speed"]
     if speed["ratio"] is None:
         return "The run was too short to time: every step belonged to the warm-up."
-    if not speed["claimed"]:
-        emulated = " and ".join(_name(run) for run in record["runs"] if run["execution"] == "emulated")
+    emulated = " and ".join(_name(run) for run in record["runs"] if run["execution"] == "emulated")
+    if emulated:
         return f"No speed is claimed: {emulated} was emulated here, and emulation costs more than it saves."
     low, high = speed["quartiles"]
+    if not speed["steady"]:
+        return _unsteady_words(record, low, high)
     words = (
         f"{_name(first)} ran at {speed['ratio']:.2f} times the speed of {_name(second)} (median of "
         f"{first['timed_steps']} paired steps, half of them between {low:.2f} and {high:.2f})."
     )
     return words + "".join(" " + sentence for sentence in _why(speed, first))
+
+
+def _unsteady_words(record, low, high):
+    load = record["hardware"]["load_average"]
+    busy = "" if load is None else f" (load {load:.1f} on {record['hardware']['cores_usable']} cores at the start)"
+    return (
+        "No speed is claimed: from step to step the ratio scattered too widely, half of "
+        f"{record['runs'][0]['timed_steps']} steps between {low:.2f} and {high:.2f}, as when other programs use the "
+        f"machine{busy}. "
+        "Try again on a quiet machine, or with --threads 1, which suffers less from neighbours."
+    )
 
 
 def _why(speed, first):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from course.training.memory import process_peak
 
+STEADY = 1.3  # the third quartile of the paired ratios may lie this much above the first
 _NUMBERS = {"type": "array", "items": {"type": ["number", "null"]}}
 _RUN = {
     "type": "object",
@@ -30,12 +31,13 @@ _RUN = {
 }  # fmt: skip
 _SPEED = {
     "type": "object",
-    "required": ["ratio", "quartiles", "claimed", "gemm"],
+    "required": ["ratio", "quartiles", "steady", "claimed", "gemm"],
     "additionalProperties": False,
     "properties": {
         "ratio": {"type": ["number", "null"]},  # > 1: the first run is the faster; median over steps of paired times
         "quartiles": {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-        "claimed": {"type": "boolean"},  # false where a run was emulated
+        "steady": {"type": "boolean"},  # whether the quartiles lie close enough together to believe the median
+        "claimed": {"type": "boolean"},  # steady, and both runs native: only then is the ratio a finding
         "gemm": {"type": "array", "items": {"type": "object", "required": ["rows", "inner", "columns", "ratio"]}},
     },
 }
@@ -97,7 +99,8 @@ def build(comparison, arguments, hardware, when, memory, gemm) -> dict:
         "speed": {
             "ratio": ratio,
             "quartiles": quartiles,
-            "claimed": ratio is not None and all(run.plan.speed_counts for run in comparison.runs),
+            "steady": steady(quartiles),
+            "claimed": steady(quartiles) and all(run.plan.speed_counts for run in comparison.runs),
             "gemm": gemm,
         },
         "process_peak_bytes": process_peak(),
@@ -125,6 +128,18 @@ def _run(comparison, run, memory):
 
 def _finite(number):
     return number if math.isfinite(number) else None  # JSON knows no NaN
+
+
+def steady(quartiles) -> bool:
+    """Whether paired ratios scatter so little that their median can be believed; False when there are none.
+
+    On a quiet machine the quartiles lie a few percent apart. Where other programs take a core away, every parallel
+    loop waits for its slowest thread, and a step may take ten times as long as the one before.
+
+    >>> steady([2.2, 2.26]), steady([0.89, 1.68]), steady(None)
+    (True, False, False)
+    """
+    return quartiles is not None and quartiles[1] <= STEADY * quartiles[0]
 
 
 def speed_ratio(seconds, other_seconds) -> tuple:

@@ -49,9 +49,9 @@ def train(*flags):
 
 @pytest.fixture(scope="module")
 def finished(text, tmp_path_factory):
-    """An undisturbed run of 400 steps, and what it printed."""
+    """An undisturbed run of 300 steps, and what it printed."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    return out, finish(text, out, "--steps", "400", "--checkpoint-every", "5").stdout
+    return out, finish(text, out, "--steps", "300").stdout
 
 
 def test_the_record_says_everything(finished, text):
@@ -63,7 +63,7 @@ def test_the_record_says_everything(finished, text):
     assert record["seeds"] == {"weights": 0, "batches": 0} and record["when"]["resumed"] == 0
     assert record["corpus"]["name"] == text.name and len(record["corpus"]["sha256"]) == 64
     for run in record["runs"]:
-        assert len(run["losses"]) == len(run["seconds"]) == 400 and run["validation"][-1][0] == 400
+        assert len(run["losses"]) == len(run["seconds"]) == 300 and run["validation"][-1][0] == 300
         assert run["losses"][0] - run["losses"][-1] > 1  # it learned
         assert run["tokens_per_second"] == pytest.approx(32 / run["median_step_seconds"])
     assert record["speed"]["quartiles"][0] <= record["speed"]["ratio"] <= record["speed"]["quartiles"][1]
@@ -87,7 +87,7 @@ def test_the_schema_can_fail(finished, broken):
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(finished, text, tmp_path):
-    flags = ["--steps", "400", "--checkpoint-every", "5"]
+    flags = ["--steps", "300", "--checkpoint-every", "5"]
     kills, seen = 0, []
     while kills < 3 and not (tmp_path / "record.json").exists():
         process = subprocess.Popen(command(text, tmp_path, *flags, "--resume"), stdout=-3, stderr=-3)
@@ -110,7 +110,7 @@ def newest(folder):
 
 def test_ctrl_c_then_a_full_disk_then_the_end(finished, text, tmp_path):
     """One story: interrupted between two steps; resumed where no file may grow; resumed again to the same bits."""
-    flags = ["--steps", "400", "--checkpoint-every", "5"]
+    flags = ["--steps", "300", "--checkpoint-every", "5"]
     process = subprocess.Popen(command(text, tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and newest(tmp_path) == 0:
         time.sleep(0.005)
@@ -143,7 +143,7 @@ def test_what_is_printed_is_what_was_measured(finished):
     if record["speed"]["claimed"]:
         assert f"BF16 ran at {record['speed']['ratio']:.2f} times the speed of FP32" in printed
     else:
-        assert "No speed is claimed: BF16 was emulated here" in printed
+        assert "No speed is claimed: " in printed
 
 
 def test_finished_is_finished(finished, text, capsys):
@@ -310,7 +310,7 @@ def test_minutes_choose_the_steps_once(text, tmp_path, capsys):
     assert len(record["runs"][0]["losses"]) == steps
 
 
-def made_up(ratio, here, large, claimed=True, loss=2.0):
+def made_up(ratio, here, large, quartiles=None, loss=2.0):
     """A record with only what the closing words read."""
     run = {
         "losses": [4.0, loss], "validation": [[2, loss]], "median_step_seconds": 0.1, "tokens_per_second": 10.0,
@@ -318,9 +318,12 @@ def made_up(ratio, here, large, claimed=True, loss=2.0):
         "memory": {"weights": 4, "gradients": 4, "optimizer": 8, "saved_activations": {"float32": 5}},
     }  # fmt: skip
     names = [{"name": name, "compute": name, "master": master} for name, master in (("bf16", "fp32"), ("fp32", None))]
+    low, high = quartiles or (ratio, ratio)
     gemm = [{"rows": 8, "inner": 8, "columns": 8, "ratio": here}, {"rows": 9, "inner": 9, "columns": 9, "ratio": large}]
-    speed = {"ratio": ratio, "quartiles": [ratio, ratio], "claimed": claimed, "gemm": gemm}
-    return {"runs": [run | {"recipe": recipe} for recipe in names], "speed": speed}
+    steady = records.steady([low, high])
+    speed = {"ratio": ratio, "quartiles": [low, high], "steady": steady, "claimed": steady, "gemm": gemm}
+    machine = {"load_average": 5.7, "cores_usable": 2}
+    return {"runs": [run | {"recipe": recipe} for recipe in names], "speed": speed, "hardware": machine}
 
 
 @pytest.mark.parametrize(
@@ -334,6 +337,14 @@ def made_up(ratio, here, large, claimed=True, loss=2.0):
 def test_the_reason_follows_from_the_measurement(ratio, here, large, words, absent):
     said = closing.closing_words(made_up(ratio, here, large))
     assert words in said and absent not in said and f"{ratio:.2f} times the speed" in said
+
+
+def test_a_busy_machine_is_not_blamed_on_the_format():
+    record = made_up(1.05, 3.6, 9.6, quartiles=(0.89, 1.68))
+    said = closing.closing_words(record)
+    assert "No speed is claimed: from step to step the ratio scattered too widely" in said
+    assert "between 0.89 and 1.68" in said and "load 5.7 on 2 cores" in said and "--threads 1" in said
+    assert "too small" not in said and "speed" not in picture.title(record)
 
 
 def test_a_run_that_diverged_says_so(tmp_path):
