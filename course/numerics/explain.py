@@ -143,7 +143,7 @@ def _classify(fmt, value, field, mantissa):
     return ("subnormal" if mantissa else "zero"), 1 - fmt.bias, fraction
 
 
-def exact_decimal(value: Fraction, digits: int = 25) -> str:
+def exact_decimal(value: Fraction, digits: int = 60) -> str:
     """A binary fraction (denominator a power of two) in decimal, all digits; scientific beyond `digits` places.
 
     Raises `ValueError` for a fraction whose decimals never end.

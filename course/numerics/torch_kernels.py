@@ -29,7 +29,9 @@ def round_one(x, fmt, rounding, overflow, seed, table):
         return step(x)
     result = torch.empty_like(x)
     for source, target in zip(x.split(_CHUNK, dim=1), result.split(_CHUNK, dim=1)):
-        target.copy_(step(source))
+        done = step(source, out=target) if step.func is _nearest_by_addition else step(source)
+        if done is not target:
+            target.copy_(done)
     return result
 
 
@@ -43,7 +45,7 @@ def _floats_are_safe(fmt, carrier):
     return top <= carrier.bias and fmt._min_exponent - fmt.mantissa_bits >= carrier._min_exponent
 
 
-def _nearest_by_addition(x, fmt, carrier, overflow):
+def _nearest_by_addition(x, fmt, carrier, overflow, out=None):
     """Adding 1.5 · 2^k and taking it away again leaves a multiple of the format's quantum, rounded by the hardware."""
     saturate = overflow == "saturate" or fmt.specials == "finite"
     limit = fmt.max if saturate else fmt.max + fmt.ulp(fmt.max)
@@ -57,7 +59,7 @@ def _nearest_by_addition(x, fmt, carrier, overflow):
         if fmt.ulp(fmt.max) < 2:
             excess.mul_(carrier.max)
         result += excess if fmt.inf_code is not None else excess - excess
-    return result.add_(0.0) if fmt.specials == "fnuz" else result.copysign_(x)
+    return result.add_(0.0) if fmt.specials == "fnuz" else torch.copysign(result, x, out=out)
 
 
 def _truncate(x, fmt, carrier, overflow):
@@ -68,7 +70,7 @@ def _truncate(x, fmt, carrier, overflow):
     bits = clamped.view(_INTEGER[x.dtype])
     field = (bits >> carrier.mantissa_bits).bitwise_and_((carrier.inf_code >> carrier.mantissa_bits))
     dropped = field.neg_().add_(fmt._min_exponent + carrier.bias + drop).clamp_(drop, carrier.mantissa_bits)
-    kept = (torch.full_like(dropped, -1) << dropped).bitwise_and_(bits).view(x.dtype)
+    kept = torch.bitwise_left_shift(-1, dropped).bitwise_and_(bits).view(x.dtype)
     result = kept.mul_(clamped.abs() >= fmt._value(1))
     keeps_nan = x if fmt.inf_code is None and not saturate else clamped
     result.add_(keeps_nan * 0)  # ±0 for numbers, NaN for NaN, and for Inf where that is the format's overflow

@@ -1,0 +1,100 @@
+"""What the learner has done, kept in one small file that survives crashes, corruption and read-only homes."""
+
+import html
+import json
+import os
+import time
+from pathlib import Path
+
+from course.training.files import write_atomically
+
+_EMPTY = {"version": 1, "predictions": {}, "exercises": {}}
+
+
+def progress_file() -> Path:
+    """Where progress is kept: the user's data folder, or `COURSE_PROGRESS_DIR` if that is set."""
+    if folder := os.environ.get("COURSE_PROGRESS_DIR"):
+        return Path(folder) / "progress.json"
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("float-course", appauthor=False)) / "progress.json"
+
+
+def load() -> dict:
+    """Everything recorded so far; an empty record at first.
+
+    An unreadable file is set aside under another name and the copy kept from the write before is used.
+    """
+    path = progress_file()
+    for candidate in (path, path.with_suffix(".previous.json")):
+        record = _read(candidate)
+        if record is not None:
+            return record
+    return {key: dict(value) if isinstance(value, dict) else value for key, value in _EMPTY.items()}
+
+
+def _read(path):
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and record.get("version") == 1 and all(isinstance(record.get(k), dict) for k in ("predictions", "exercises")):
+            return record
+    except OSError:
+        return None
+    except ValueError:
+        pass
+    try:
+        path.replace(path.with_name(f"{path.name}.unreadable-{time.strftime('%Y%m%d-%H%M%S')}"))
+    except OSError:
+        pass
+    return None
+
+
+def record(kind: str, key: str, **entry) -> str:
+    """Keep `entry` under `kind` ("predictions" or "exercises") and `key`; gives "" or one sentence why it could not be kept."""
+    path = progress_file()
+    state = load()  # read again each time: another notebook may have written since
+    state[kind][key] = {**state[kind].get(key, {}), **entry, "when": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    try:
+        if path.exists():
+            write_atomically(path.with_suffix(".previous.json"), path.read_bytes())
+        write_atomically(path, json.dumps(state, indent=1, sort_keys=True))
+    except OSError as error:
+        return f"Progress could not be saved to {path.parent} ({error.strerror}); set COURSE_PROGRESS_DIR to a folder you can write to."
+    return ""
+
+
+class Progress:
+    """A table of what was predicted and solved, notebook by notebook. Shown by `course.progress()`."""
+
+    def __init__(self, record: dict, exercises: dict, predictions: dict):
+        self.rows = []
+        for notebook in sorted({*exercises.values(), *predictions.values()}):
+            mine = [key for key, home in exercises.items() if home == notebook]
+            asked = [key for key, home in predictions.items() if home == notebook]
+            solved = sum(record["exercises"].get(key, {}).get("status") == "right" for key in mine)
+            given = [record["predictions"][key] for key in asked if key in record["predictions"]]
+            right = sum(bool(answer.get("correct")) for answer in given)
+            self.rows.append((notebook, f"{solved} of {len(mine)}", f"{len(given)} of {len(asked)}", f"{right}"))
+
+    _HEAD = ("notebook", "exercises solved", "predictions made", "of them right")
+
+    def __repr__(self):
+        return "\n".join("  ".join(f"{cell:<17}" for cell in row).rstrip() for row in (self._HEAD, *self.rows))
+
+    def _repr_html_(self):
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self._HEAD)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        return f"<table><caption>Your progress</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def progress() -> Progress:
+    """The learner's progress through all exercises and predictions, as a table.
+
+    >>> print(progress())  # doctest: +ELLIPSIS
+    notebook           exercises solved   predictions made   of them right
+    ...
+    """
+    from .exercises import EXERCISES
+    from .questions import predictions
+
+    return Progress(load(), {e.id: e.id[:2] for e in EXERCISES.values()}, {q.id: q.notebook for q in predictions().values()})
