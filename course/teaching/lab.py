@@ -56,7 +56,7 @@ def open_lab(extra) -> int:
     if not (ROOT / FIRST_NOTEBOOK).exists():
         print(f"{FIRST_NOTEBOOK} is not in {ROOT}: get the whole repository, then start again.", file=sys.stderr)
         return 1
-    return _call(lab_command(extra=extra), lab_environment())
+    return _become(lab_command(extra=extra), lab_environment())
 
 
 def run_tests(extra) -> int:
@@ -93,6 +93,14 @@ def without_vector_features() -> dict[str, str]:
         "NPY_DISABLE_CPU_FEATURES": " ".join(found),
         "NUMBA_CPU_NAME": "generic",
     }
+
+
+def _become(command, env) -> int:
+    """Run a command in this one's place, so that whoever stops this process stops it; Windows can only wait for it."""
+    if os.name != "posix":
+        return _call(command, env)
+    os.chdir(ROOT)
+    os.execve(command[0], command, env)
 
 
 def _call(command, env=None) -> int:

@@ -22,6 +22,7 @@ def started(monkeypatch):
         return record.codes.pop(0) if record.codes else 0
 
     monkeypatch.setattr(lab, "_call", call)
+    monkeypatch.setattr(lab, "_become", call)
     return record
 
 
