@@ -40,6 +40,7 @@ _RC = {
     "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.8, "axes.axisbelow": True, "hatch.linewidth": 0.7,
     "axes.unicode_minus": True,
 }  # fmt: skip
+_BACKING = {"boxstyle": "square,pad=0.1", "facecolor": CARD, "edgecolor": "none", "alpha": 0.85}
 
 
 class Picture:
@@ -159,7 +160,7 @@ def label_line(ax, line, text=None):
     """
     x, y = line.get_xdata()[-1], line.get_ydata()[-1]
     text = line.get_label() if text is None else text
-    label = ax.annotate(text, (x, y), xytext=(9, 0), textcoords="offset points", va="center", annotation_clip=False)
+    label = ax.annotate(text, (x, y), xytext=(9, 0), textcoords="offset points", va="center", annotation_clip=False, bbox=_BACKING)
     label.set_gid("line-label")
     return label
 
@@ -170,12 +171,11 @@ def threshold(ax, value, text, axis="y"):
         raise ValueError(f"axis={axis!r}: choose 'x' or 'y'")
     line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 3)), "zorder": 1.5}
     place = {"textcoords": "offset points", "fontsize": 10, "zorder": 5}
-    box = {"boxstyle": "square,pad=0.1", "facecolor": CARD, "edgecolor": "none", "alpha": 0.85}
     if axis == "y":
         ax.axhline(value, **line)
-        return ax.annotate(text, (0.01, value), xycoords=("axes fraction", "data"), xytext=(0, 4), bbox=box, **place)
+        return ax.annotate(text, (0.01, value), xycoords=("axes fraction", "data"), xytext=(0, 4), bbox=_BACKING, **place)
     ax.axvline(value, **line)
-    return ax.annotate(text, (value, 0.98), xycoords=("data", "axes fraction"), xytext=(5, 0), va="top", bbox=box, **place)
+    return ax.annotate(text, (value, 0.98), xycoords=("data", "axes fraction"), xytext=(5, 0), va="top", bbox=_BACKING, **place)
 
 
 def _spread_labels(ax, gap=14):

@@ -96,7 +96,7 @@ def _flip(state, index, bit):
     fmt, code = state.fmts[index], state.codes[index] or 0
     if not 0 <= bit < fmt.bits:
         raise ValueError(f"{fmt.name} has bits 0 to {fmt.bits - 1}, not {bit}")
-    return from_code(state, index, code ^ (1 << bit), f"With {bit_name(fmt, bit)} flipped,")
+    return from_code(state, index, code ^ (1 << bit), f"{bit_name(fmt, bit)[0].upper()}{bit_name(fmt, bit)[1:]}, is flipped:")
 
 
 def _slide(state, index, value):

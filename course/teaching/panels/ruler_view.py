@@ -214,9 +214,9 @@ def _arrow(scale, row, line, top):
         to = scale(row.result)
         parts.append(f'<path d="M{at} {top + 28}L{to} {line - 14}" stroke="currentColor" stroke-width="2" fill="none"/>')
         parts.append(f'<path d="M{to} {line - 11}l-4 -7h8z" fill="currentColor"/>')
-    word = "lost" if row.lost else "x + delta"
-    anchor, shift = ("end", -8) if at > WIDTH - 110 else ("start", 8)
-    parts.append(f'<text x="{at + shift}" y="{top + 22}" text-anchor="{anchor}" class="cp-halo">{word} → {decimal(row.result, 12)}</text>')
+    name = f"{'lost' if row.lost else 'x + delta'} → {decimal(row.result, 12)}"
+    anchor, shift = ("end", -8) if at + 7 * len(name) > WIDTH else ("start", 8)
+    parts.append(f'<text x="{at + shift}" y="{top + 22}" text-anchor="{anchor}" class="cp-halo">{name}</text>')
     return "".join(parts)
 
 
