@@ -33,13 +33,15 @@ class Settings:
     weight_decay: float = 0.1
 
     def learning_rate(self, step) -> float:
-        """Linear warm-up over the first tenth of the steps (at most 100), then a cosine down to a tenth of the peak.
+        """Linear warm-up over a tenth of the steps (10 to 100 of them), then a cosine down to a tenth of the peak.
+
+        A run of fewer than 20 steps warms up over the first half.
 
         >>> s = Settings(steps=100, lr=1.0)
         >>> s.learning_rate(0), s.learning_rate(9), round(s.learning_rate(99), 3)
         (0.1, 1.0, 0.1)
         """
-        warm = max(1, min(100, self.steps // 10))
+        warm = max(1, min(100, max(10, self.steps // 10), self.steps // 2))
         if step < warm:
             return self.lr * (step + 1) / warm
         done = (step - warm) / max(1, self.steps - 1 - warm)

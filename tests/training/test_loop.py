@@ -117,6 +117,7 @@ def test_learning_rate_warms_up_and_comes_down():
     assert rates[0] == pytest.approx(1 / 20) and max(rates) == rates[19] == rates[20] == 1.0
     assert all(a > b for a, b in zip(rates[20:], rates[21:], strict=False)) and rates[-1] == pytest.approx(0.1)
     assert Settings(1).learning_rate(0) == 1e-3
+    assert max(range(12), key=Settings(12).learning_rate) == 5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 8, 9, 100, 1001])
