@@ -69,7 +69,7 @@ def test_a_readers_matplotlib_settings_change_nothing(shown):
     import matplotlib
 
     draw()
-    with matplotlib.rc_context({"figure.dpi": 300, "font.size": 30, "axes.facecolor": "red"}):
+    with matplotlib.rc_context({"figure.dpi": 300, "font.size": 30, "axes.linewidth": 6, "xtick.labelsize": 30}):
         draw()
         assert matplotlib.rcParams["font.size"] == 30  # and are given back
     assert shown[0].png == shown[1].png

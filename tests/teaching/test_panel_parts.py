@@ -83,6 +83,8 @@ def test_what_is_said_about_a_rounding_is_true(source, fmt):
     assume(math.isfinite(found.value))
     error = Fraction(found.value) - source
     assert found.error == error != 0 and found.error_ulps * Fraction(fmt.ulp(found.value)) == error
+    if found.kind in ("inexact", "tie"):
+        assert ("too high" in clause(found)) == (error > 0) == ("too low" not in clause(found))
     below, above = fmt.neighbours(source)
     if found.kind == "tie" and abs(source) < fmt.max:
         assert source - Fraction(below) == Fraction(above) - source
