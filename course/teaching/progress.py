@@ -1,6 +1,5 @@
 """What the learner has done, kept in one small file that survives crashes, corruption and read-only homes."""
 
-import html
 import json
 import os
 import time
@@ -63,38 +62,24 @@ def record(kind: str, key: str, **entry) -> str:
     return ""
 
 
-class Progress:
-    """A table of what was predicted and solved, notebook by notebook. Shown by `course.progress()`."""
-
-    def __init__(self, record: dict, exercises: dict, predictions: dict):
-        self.rows = []
-        for notebook in sorted({*exercises.values(), *predictions.values()}):
-            mine = [key for key, home in exercises.items() if home == notebook]
-            asked = [key for key, home in predictions.items() if home == notebook]
-            solved = sum(record["exercises"].get(key, {}).get("status") == "right" for key in mine)
-            given = [record["predictions"][key] for key in asked if key in record["predictions"]]
-            right = sum(bool(answer.get("correct")) for answer in given)
-            self.rows.append((notebook, f"{solved} of {len(mine)}", f"{len(given)} of {len(asked)}", f"{right}"))
-
-    _HEAD = ("notebook", "exercises solved", "predictions made", "of them right")
-
-    def __repr__(self):
-        return "\n".join("  ".join(f"{cell:<17}" for cell in row).rstrip() for row in (self._HEAD, *self.rows))
-
-    def _repr_html_(self):
-        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self._HEAD)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
-        return f"<table><caption>Your progress</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def progress() -> Progress:
+def progress():
     """The learner's progress through all exercises and predictions, as a table.
 
     >>> print(progress())  # doctest: +ELLIPSIS
-    notebook           exercises solved   predictions made   of them right
+    Your progress
+    notebook  exercises solved  predictions made  of them right
     ...
     """
     from .exercises import EXERCISES
     from .questions import predictions
+    from .tables import Table
 
-    return Progress(load(), {e.id: e.id[:2] for e in EXERCISES.values()}, {q.id: q.notebook for q in predictions().values()})
+    kept, rows = load(), []
+    for notebook in sorted({key[:2] for key in EXERCISES}):
+        mine = [key for key in EXERCISES if key.startswith(notebook)]
+        asked = [key for key, question in predictions().items() if question.notebook == notebook]
+        solved = sum(kept["exercises"].get(key, {}).get("status") == "right" for key in mine)
+        given = [kept["predictions"][key] for key in asked if key in kept["predictions"]]
+        right = sum(bool(answer.get("correct")) for answer in given)
+        rows.append((notebook, f"{solved} of {len(mine)}", f"{len(given)} of {len(asked)}", right))
+    return Table(("notebook", "exercises solved", "predictions made", "of them right"), rows, "Your progress")

@@ -42,3 +42,24 @@ def measured(value, digits: int = 3, unit: str = "") -> str:
     if "e" in text and 1e-4 <= abs(value) < 1e15:
         text = f"{float(text):.0f}"
     return f"≈ {text} {unit}".rstrip()
+
+
+def machine() -> None:
+    """Print what `python -m course doctor` finds here, in words: the tier, what it means, what is native, what is free.
+
+    Each line begins with "This machine:"; such lines are not compared with the stored output.
+
+    >>> machine()  # doctest: +ELLIPSIS
+    This machine: ...
+    """
+    from course.training import capabilities, hardware
+
+    found = hardware.probe()
+    device = found.device
+    lines = [
+        f"{device.name}, {found.cores_usable} cores, {found.cpu.memory_free / 2**30:.0f} GiB of memory free",
+        hardware.tier_line(found),
+        f"multiplies natively in {', '.join(name.upper() for name in device.native)}",
+        capabilities.meaning(found.tier),
+    ]
+    print("\n".join(f"This machine: {line}" for line in lines))
