@@ -141,7 +141,7 @@ def view(state: Asked) -> str:
 
 
 def _options(question, chosen):
-    buttons = (button(f"choose {i}", f"{letter}  {option.text}", pressed=chosen == i) for i, (letter, option) in enumerate(zip(_letters(question), question.options)))
+    buttons = (button(f"choose {i}", f"{letter} · {option.text}", pressed=chosen == i) for i, (letter, option) in enumerate(zip(_letters(question), question.options)))
     return f'<div role="group" aria-label="Answers" style="display:grid;gap:4px;justify-items:start;margin-bottom:8px">{"".join(buttons)}</div>'
 
 

@@ -123,7 +123,7 @@ def test_progress_remembers_and_untouched_stubs_leave_no_trace():
 
 
 def test_hints_ask_for_what_exists():
-    assert "Next: hint" in course.hint("02-1").body and "Next: solution" in course.hint("02-1", 3).body
+    assert "Next: course.hint" in course.hint("02-1").body and "Next: course.solution" in course.hint("02-1", 3).body
     with pytest.raises(ValueError, match="three hints"):
         course.hint("02-1", 4)
     with pytest.raises(ValueError, match="choose one of"):

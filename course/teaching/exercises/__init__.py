@@ -54,7 +54,7 @@ def hint(exercise_id: str, step: int = 1) -> Note:
     exercise = _find(exercise_id)
     if step not in (1, 2, 3):
         raise ValueError(f"step={step!r}: there are three hints, 1, 2 and 3")
-    more = f' Next: hint("{exercise_id}", {step + 1}).' if step < 3 else f' Next: solution("{exercise_id}").'
+    more = f' Next: course.hint("{exercise_id}", {step + 1}).' if step < 3 else f' Next: course.solution("{exercise_id}").'
     return Note(f"Hint {step} of 3 for {exercise_id}", exercise.hints[step - 1] + more)
 
 

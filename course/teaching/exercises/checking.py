@@ -91,7 +91,7 @@ def _examine(exercise, function):
 
 
 def _not_attempted(exercise):
-    return Verdict("not attempted", exercise.id, f'{exercise.title}. Replace the line that raises NotImplementedError; hint("{exercise.id}") helps.')
+    return Verdict("not attempted", exercise.id, f'{exercise.title}. Replace the line that raises NotImplementedError; course.hint("{exercise.id}") helps.')
 
 
 def _crash(exercise, function, error, case):
