@@ -1,7 +1,7 @@
 """Writing files so that a crash at any moment leaves the old file or the new one, never half of either."""
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 
@@ -18,14 +18,14 @@ def write_atomically(path, data) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # beside it: a rename cannot cross file systems
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return path
