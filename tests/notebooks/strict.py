@@ -7,7 +7,6 @@ the cells after a time-out expected failures.
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 import pytest
 from nbval.plugin import IPyNbCell
@@ -21,13 +20,18 @@ def pytest_configure(config):
     """The mask is the repository's own from wherever pytest is called; kernels see nothing of the user's."""
     config.option.nbval_sanitize_with = str(ROOT / "tests" / "nbval.cfg")
     config.stash[FOLDER] = tempfile.mkdtemp(prefix="course-")
-    for name, path in clean_environment(config.stash[FOLDER]).items():
-        Path(path).mkdir()
-        os.environ[name] = path
+    os.environ.update(clean_environment(config.stash[FOLDER]))
 
 
 def pytest_unconfigure(config):
     shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """The kernel of each notebook, which starts with its first cell, finds no progress: neither ours nor another's."""
+    if isinstance(item, IPyNbCell) and item.parent.kernel is None:
+        os.environ.update(clean_environment(tempfile.mkdtemp(dir=item.config.stash[FOLDER])))
 
 
 def cell_faults(cell, options) -> list[str]:

@@ -286,12 +286,27 @@ MUTATIONS = {
 FIRST = [path for name in ("01", "02") for path in sorted((ROOT / "notebooks").glob(f"{name}_*.ipynb"))]
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+def run_with_copy(tmp_path, file=None, old=None, new=None):
+    """The first notebooks, checked against a copy of the package in which one place may be altered."""
+    for folder in ("course", "data"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    if file:
+        path = tmp_path / "course" / file
+        assert path.read_text().count(old) == 1, f"{file} no longer has {old!r}: bring this test up to date"
+        path.write_text(path.read_text().replace(old, new))
+    return pytest_run(*FIRST, "-x", env={"PYTHONPATH": str(tmp_path)})
+
+
+UNNOTICED = pytest.mark.xfail(strict=True, reason="no cell of 01 and 02 shows yet how a scalar overflows")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=UNNOTICED if name == "scalar overflow always saturates" else ()) for name in MUTATIONS])
 def test_an_altered_rounding_rule_fails(name, tmp_path):
-    file, old, new = MUTATIONS[name]
-    shutil.copytree(ROOT / "course", tmp_path / "course")
-    path = tmp_path / "course" / file
-    assert path.read_text().count(old) == 1, f"{file} no longer has {old!r}: bring this test up to date"
-    path.write_text(path.read_text().replace(old, new))
-    code, output = pytest_run(*FIRST, "-x", env={"PYTHONPATH": str(tmp_path)})
+    code, output = run_with_copy(tmp_path, *MUTATIONS[name])
     assert code == 1 and "FAILED" in verdicts(output).values(), output
+
+
+def test_an_unaltered_copy_passes(tmp_path):
+    code, output = run_with_copy(tmp_path)
+    assert code == 0 and len(verdicts(output)) > 20, output
