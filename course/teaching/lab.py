@@ -45,10 +45,12 @@ def lab_command(root=ROOT, notebook=FIRST_NOTEBOOK, extra=()) -> list[str]:
 def lab_environment() -> dict[str, str]:
     """The environment for `lab_command`: this one, and settings that keep JupyterLab from asking about its news.
 
-    They are defaults, found beside this file in `labconfig/`: what a user has set still wins.
+    They are defaults, found beside this file in `labconfig/`: what a user has set still wins. In JupyterLab's
+    terminals `python` is the Python that JupyterLab runs on, the one that has the course.
     """
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     paths = [os.environ.get("JUPYTER_CONFIG_PATH"), str(Path(__file__).parent)]
-    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths))}
+    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths)), "PATH": programs}
 
 
 def open_lab(extra) -> int:

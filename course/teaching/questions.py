@@ -1,11 +1,12 @@
 """The question bank, and two widgets on it: a prediction before a result, and the self-test that finds a starting point."""
 
+import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .panel import Panel
 from .panels.parts import button, escape, plain_table, rich
-from .progress import record
+from .progress import load, record
 from .session import DATA, NOTEBOOKS
 
 LEVELS = ("basic", "advanced", "expert")
@@ -67,6 +68,8 @@ def _read(name, entry):
     where = f"{name}, question {entry.get('id', '?')}"
     try:
         options = tuple(Option(**option) for option in entry.pop("options"))
+        turn = zlib.crc32(entry["id"].encode()) % len(options)  # so that no letter is the usual right one
+        options = options[turn:] + options[:turn]
         question = Question(options=options, **entry)
     except (TypeError, KeyError) as error:
         raise ValueError(f"{where}: {error}") from None
@@ -92,7 +95,8 @@ def predict(question_id: str, answer: str = ""):
     """
     if question_id not in predictions():
         raise ValueError(f"there is no prediction {question_id!r}: choose one of {', '.join(predictions())}")
-    panel = Prediction(Asked(predictions()[question_id]))
+    kept = load()["predictions"].get(question_id, {})
+    panel = Prediction(Asked(predictions()[question_id], kept.get("answer"), settled=bool(kept.get("settled"))))
     if answer:
         letters = _letters(panel.state.question)
         if answer.upper() not in letters:
@@ -107,24 +111,28 @@ def _letters(question):
 
 @dataclass(frozen=True)
 class Asked:
-    """A prediction on screen: what was chosen, whether the explanation is open, what went wrong with saving."""
+    """A prediction on screen: what was chosen, whether the explanation is open, or was ever (then the choice stays)."""
 
     question: Question
     chosen: int | None = None
     revealed: bool = False
+    settled: bool = False
     trouble: str = ""
 
 
 def update(state: Asked, action: dict) -> Asked:
-    """"choose i" commits an answer (and keeps it), "reveal" opens or closes the explanation."""
+    """"choose i" commits an answer and keeps it until the explanation was seen; "reveal" opens or closes that."""
     name, *arguments = action["act"].split()
+    if name == "choose" and state.settled:
+        raise ValueError("you have seen the explanation, so your first choice stands")
     if name == "choose":
         chosen = int(arguments[0])
-        option = state.question.options[chosen]
-        trouble = record("predictions", state.question.id, answer=chosen, correct=option.correct)
+        correct = state.question.options[chosen].correct
+        trouble = record("predictions", state.question.id, answer=chosen, correct=correct)
         return replace(state, chosen=chosen, trouble=trouble)
     if name == "reveal" and state.chosen is not None:
-        return replace(state, revealed=not state.revealed)
+        trouble = state.trouble if state.settled else record("predictions", state.question.id, settled=True)
+        return replace(state, revealed=not state.revealed, settled=True, trouble=trouble)
     raise ValueError("choose an answer first")
 
 
@@ -149,6 +157,8 @@ def _say(state):
     if state.chosen is None:
         return "Choose before you run the next cell: a guess that was wrong is remembered best."
     letter = _letters(state.question)[state.chosen]
+    if state.settled and not state.revealed:
+        return f"You chose {letter} before. {state.trouble}".strip()
     if not state.revealed:
         return f"{letter} it is. Now run the next cell and see. {state.trouble}".strip()
     right = _letters(state.question)[state.question.answer]
@@ -240,7 +250,10 @@ def view_quiz(state: Quiz) -> str:
 def _verdict(state):
     right = sum(q.options[a].correct for q, a in zip(state.questions, state.answers))
     start = starting_point(state.questions, state.answers)
-    words = f"{right} of {len(state.questions)} right. Start with notebook {start} ({NOTEBOOKS[start]})."
+    words = f"{right} of {len(state.questions)} right. Start with notebook {start} ({NOTEBOOKS[start]})"
+    words += "." if right == len(state.questions) else ", the first with a question that you missed."
+    if not (DATA.parent / "notebooks" / f"{start}_{NOTEBOOKS[start]}.ipynb").exists():
+        words += " It is not written yet: until then, the exercises of notebooks 01 and 02 are worth your time."
     return f'<p class="cp-say" role="status" aria-live="polite"><strong>{escape(words)}</strong></p>'
 
 

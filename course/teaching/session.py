@@ -58,7 +58,7 @@ def machine() -> None:
     device = found.device
     lines = [
         f"{device.name}, {found.cores_usable} cores, {found.cpu.memory_free / 2**30:.0f} GiB of memory free",
-        hardware.tier_line(found),
+        hardware.tier_line(found).removeprefix("Tier: "),
         f"multiplies natively in {', '.join(name.upper() for name in device.native)}",
         capabilities.meaning(found.tier),
     ]

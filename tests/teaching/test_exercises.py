@@ -123,7 +123,8 @@ def test_progress_remembers_and_untouched_stubs_leave_no_trace():
 
 
 def test_hints_ask_for_what_exists():
-    assert "Next: course.hint" in course.hint("02-1").body and "Next: course.solution" in course.hint("02-1", 3).body
+    assert "Next: course.hint" in repr(course.hint("02-1")) and "Next: course.solution" in repr(course.hint("02-1", 3))
+    assert course.hint("02-1", 3).code == EXERCISES["02-1"].hints[2] and "<pre>" in course.hint("02-1", 3)._repr_html_()
     with pytest.raises(ValueError, match="three hints"):
         course.hint("02-1", 4)
     with pytest.raises(ValueError, match="choose one of"):

@@ -39,19 +39,43 @@ def test_a_malformed_question_is_named(tmp_path, monkeypatch):
         questions.bank.__wrapped__()
 
 
+def wrong_and_right(question):
+    return next(i for i, option in enumerate(question.options) if not option.correct), question.answer
+
+
 def test_a_prediction_is_kept_and_explained_only_when_asked():
     panel = questions.predict("02-tie")
+    wrong, right = wrong_and_right(panel.state.question)
     assert "aria-pressed" in questions.view(panel.state) and "IEEE 754" not in questions.view(panel.state)
     panel.act({"act": "reveal"})
     assert not panel.state.revealed, "no explanation before a choice"
-    panel.act({"act": "choose 0"})
-    assert progress.load()["predictions"]["02-tie"]["correct"] is False
+    panel.act({"act": f"choose {right}"})
+    panel.act({"act": f"choose {wrong}"})
+    assert progress.load()["predictions"]["02-tie"]["correct"] is False, "the last choice before the explanation counts"
     assert "IEEE 754" not in questions.view(panel.state)
     panel.act({"act": "reveal"})
-    assert "IEEE 754" in questions.view(panel.state) and "You chose A; the answer is B." in questions.view(panel.state)
+    assert "IEEE 754" in questions.view(panel.state)
+    assert f"You chose {'ABCD'[wrong]}; the answer is {'ABCD'[right]}." in questions.view(panel.state)
+    panel.act({"act": f"choose {right}"})
+    assert panel.state.chosen == wrong and "first choice stands" in panel.frame["html"]
+    again = questions.predict("02-tie")
+    assert f"You chose {'ABCD'[wrong]} before." in questions.view(again.state)
+    assert progress.load()["predictions"]["02-tie"]["correct"] is False
+
+
+def test_a_letter_does_what_a_click_does():
+    _, right = wrong_and_right(BANK["02-ones"])
+    assert questions.predict("02-ones", "abcd"[right]).state.chosen == right
+    assert progress.load()["predictions"]["02-ones"]["correct"] is True
+    panel = questions.predict("02-ones")
     panel.act({"act": "choose 7"})
-    assert panel.state.chosen == 0
-    assert questions.predict("02-tie", "b").state.chosen == 1 and progress.load()["predictions"]["02-tie"]["correct"] is True
+    assert panel.state.chosen == right
+
+
+def test_no_letter_is_right_in_more_than_half():
+    for use in ("prediction", "self-test"):
+        letters = [question.answer for question in BANK.values() if question.use == use]
+        assert max(map(letters.count, letters)) <= len(letters) / 2
 
 
 def test_predictions_show_the_same_text_whatever_was_chosen_before():

@@ -12,17 +12,18 @@ __all__ = ["EXERCISES", "Exercise", "Misconception", "Verdict", "check", "examin
 
 
 class Note:
-    """Text for the learner, shown as a box in a notebook and as plain lines elsewhere."""
+    """Text for the learner, with code if there is any, shown as a box in a notebook and as plain lines elsewhere."""
 
-    def __init__(self, title, body, code=""):
-        self.title, self.body, self.code = title, body, code
+    def __init__(self, title, body, code="", end=""):
+        self.title, self.body, self.code, self.end = title, body, code, end
 
     def __repr__(self):
-        return "\n".join(part for part in (self.title, self.body, self.code) if part)
+        return "\n".join(part for part in (self.title, self.body, self.code, self.end) if part)
 
     def _repr_html_(self):
         code = f"<pre>{html.escape(self.code)}</pre>" if self.code else ""
-        return f"<p><strong>{html.escape(self.title)}</strong><br>{html.escape(self.body)}</p>{code}"
+        end = f"<p>{html.escape(self.end)}</p>" if self.end else ""
+        return f"<p><strong>{html.escape(self.title)}</strong><br>{html.escape(self.body)}</p>{code}{end}"
 
 
 def check(exercise_id: str, function) -> Verdict:
@@ -54,8 +55,10 @@ def hint(exercise_id: str, step: int = 1) -> Note:
     exercise = _find(exercise_id)
     if step not in (1, 2, 3):
         raise ValueError(f"step={step!r}: there are three hints, 1, 2 and 3")
-    more = f' Next: course.hint("{exercise_id}", {step + 1}).' if step < 3 else f' Next: course.solution("{exercise_id}").'
-    return Note(f"Hint {step} of 3 for {exercise_id}", exercise.hints[step - 1] + more)
+    following = f'course.hint("{exercise_id}", {step + 1})' if step < 3 else f'course.solution("{exercise_id}")'
+    text = exercise.hints[step - 1]
+    body, code = (text, "") if step < 3 else ("Fill the gap:", text)
+    return Note(f"Hint {step} of 3 for {exercise_id}", body, code, f"Next: {following}.")
 
 
 def solution(exercise_id: str) -> Note:

@@ -53,6 +53,8 @@ DECODE = Exercise(
         Misconception("bias off by one", _decode_fp16(bias=16), "every value is half of what it should be: the bias of 5 exponent bits is 15, not 16."),
         Misconception("forgot subnormals", _decode_fp16(subnormals=False), "an exponent field of zero has no hidden 1: those codes are subnormals, mantissa × 2^-24."),
         Misconception("forgot Inf and NaN", _decode_fp16(specials=False), "an exponent field of 31 is not a number: mantissa 0 is Inf, anything else NaN."),
+        Misconception("only the normal rule", _decode_fp16(subnormals=False, specials=False), "two exponent fields are treated as ordinary ones: all zeros (subnormals and zero) and all ones (Inf and NaN)."),
+        Misconception("Inf without its sign", lambda code: abs(decode_fp16(code)) if code & 0x7FFF == 0x7C00 else decode_fp16(code), "Inf has a sign too: 0xFC00 is -Inf."),
         Misconception("forgot the sign", _decode_fp16(signs=False), "the top bit is the sign, and it is ignored here."),
     ),
     hints=(
@@ -214,7 +216,7 @@ TO_BF16 = Exercise(
         Misconception("truncated", lambda bits: bits >> 16 if not 0x7F800000 < bits & 0x7FFFFFFF < 0x7F810000 else bits >> 16 | 0x40, "the lower 16 bits are chopped off: that is truncation, and its error is up to a whole ulp instead of half."),
         Misconception("truncated, NaN lost", lambda bits: bits >> 16, "the lower 16 bits are chopped off: that is truncation, and a NaN whose only ones lie there becomes Inf."),
         Misconception("ties up", _ties_up, "ties go up instead of to the even code: 1 + 2^-8 lies half-way between two BF16 numbers, and the even one is 1.0."),
-        Misconception("NaN carried over", lambda bits: bits + 0x7FFF + (bits >> 16 & 1) >> 16 & 0xFFFF, "right for every number, but the addition also hits NaN: 0x7FFFFFFF carries into the sign and becomes -0."),
+        Misconception("NaN carried over", lambda bits: bits + 0x7FFF + (bits >> 16 & 1) >> 16 & 0xFFFF, "right for every number, but the addition also hits NaN: some become Inf, and 0x7FFFFFFF carries into the sign and becomes -0."),
         Misconception("ties up, NaN carried over", lambda bits: bits + 0x8000 >> 16 & 0xFFFF, "ties go up instead of to the even code, and the addition carries NaN 0x7FFFFFFF into the sign: it becomes -0."),
     ),
     hints=(

@@ -37,6 +37,7 @@ class Exercise:
     show: Callable = lambda *args: ", ".join(map(repr, args))
     show_result: Callable = repr
     same: Callable = None
+    remark: Callable = lambda got, wanted: ""  # a sentence about a result whose kind gives the mistake away
 
     def agree(self, got, wanted) -> bool:
         """Whether a learner's result is the wanted one; a result of a wrong kind is simply not."""

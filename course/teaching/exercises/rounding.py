@@ -68,6 +68,7 @@ ULP = Exercise(
         Misconception("machine epsilon everywhere", lambda x: 2.0**-10, "that is the spacing at 1 only: it doubles with each binade above and halves with each below."),
         Misconception("relative", lambda x: abs(x) * 2.0**-10, "the spacing is a power of two, constant within a binade: it does not grow with x inside it."),
         Misconception("forgot subnormals", lambda x: 2.0 ** (math.frexp(abs(x))[1] - 11) if x else 0.0, "below 2^-14 the spacing stops shrinking: subnormals all lie 2^-24 apart."),
+        Misconception("frexp off by one, no subnormals", lambda x: 2.0 ** (math.frexp(abs(x))[1] - 10) if x else 0.0, "one binade off (frexp's factor lies between 1/2 and 1), and below 2^-14 the spacing should stop shrinking."),
         Misconception("frexp off by one", lambda x: 2.0 ** (max(math.frexp(abs(x))[1], -14) - 10) if x else 2.0**-24, "one binade off: frexp gives a factor between 1/2 and 1, so its exponent is one more than that of 1.f × 2^e."),
     ),
     hints=(
@@ -99,6 +100,8 @@ THRESHOLDS = Exercise(
     show=lambda w: f"w = {w!r}",
     misconceptions=(
         Misconception("symmetric", lambda w: (FP16.ulp(w) / 2, FP16.ulp(w) / 2), "the same on both sides: true inside a binade, but below a power of two the spacing is halved."),
+        Misconception("the thresholds of 1.0", lambda w: (2.0**-11, 2.0**-12), "these are the thresholds at w = 1.0: they scale with the binade of w, and are equal inside one."),
+        Misconception("down with a sign", lambda w: (half_gaps(w)[0], -half_gaps(w)[1]), "how far down is a size: give it without a minus."),
         Misconception("whole gaps", lambda w: (2 * half_gaps(w)[0], 2 * half_gaps(w)[1]), "these are the whole gaps: rounding to nearest already moves at half of one."),
         Misconception("epsilon times w", lambda w: (w * 2.0**-11, w * 2.0**-11), "eps/2 times w is a bound, not the threshold: the gap is constant inside a binade."),
         Misconception("up and down swapped", lambda w: half_gaps(w)[::-1], "up and down are swapped: the larger gap is above."),
@@ -142,6 +145,8 @@ STOCHASTIC = Exercise(
         Misconception("nearest as the floor", _stochastic(lambda f: f % 1, round), "the lower neighbour must be the floor, not the nearest: starting from the nearest, fractions above a half always end too high. This mistake is in print."),
         Misconception("a fair coin", _stochastic(lambda f: 0.5 if f else 0.0), "up and down with the same chance: the mean is then the midpoint, not x."),
         Misconception("chances swapped", _stochastic(lambda f: 1 - f if f else 0.0), "the chance of going up is the fraction already covered, not what is left."),
+        Misconception("chances swapped, whole numbers move", _stochastic(lambda f: 1 - f), "the chance of going up is the fraction already covered, not what is left; as it is, even a number on the grid moves."),
+        Misconception("up for large u", lambda x, quantum, u: math.floor(x / quantum + u) * quantum, "this is stochastic rounding too, but it goes up for large u; here u below the fraction means up."),
         Misconception("rounds to nearest", lambda x, quantum, u: round(x / quantum) * quantum, "u has no effect: this is rounding to nearest."),
         Misconception("truncates numbers below zero", _stochastic(lambda f: f % 1, math.trunc), "below zero this starts from the upper neighbour: floor goes down, int and trunc go toward zero."),
     ),
@@ -171,6 +176,7 @@ SUM_ERROR = Exercise(
     cases=(("0.1", "0.2"), ("0.5", "0.25"), ("0.1", "0.7"), ("1e16", "1"), ("0.3", "0.6"), ("2.5", "-0.1"), ("0.1", "-0.1")),
     show=lambda a, b: f"{a} + {b}",
     show_result=str,
+    remark=lambda got, wanted: "the result is a float: mixing a Fraction with a float makes a float of both. Wrap the computed sum in Fraction(...)." if isinstance(got, float) else "",
     misconceptions=(
         Misconception("only the addition", lambda a, b: Fraction(float(a) + float(b)) - (Fraction(float(a)) + Fraction(float(b))), "this is the error of the addition alone: 0.1 and 0.2 were already rounded when they were read."),
         Misconception("only the reading", lambda a, b: Fraction(float(a)) + Fraction(float(b)) - (Fraction(a) + Fraction(b)), "this leaves out the rounding of the sum itself."),
@@ -215,6 +221,16 @@ def _kahan_sign(values, rounded):
     return total
 
 
+def _kahan_unrounded(values, rounded):
+    total = carry = 0.0
+    for value in values:
+        step = rounded(value - carry)
+        new_total = rounded(total + step)
+        carry = (new_total - total) - step
+        total = new_total
+    return total
+
+
 def bf16(x: float) -> float:
     """Round one number to BF16, nearest-even."""
     return BF16.decode(BF16.encode(x))
@@ -227,12 +243,14 @@ KAHAN = Exercise(
     minutes=12,
     why="The carry remembers what each addition dropped and puts it into the next one: the sum of ones passes 256.",
     reference=kahan_sum,
-    cases=(([1.0] * 400, bf16), ([0.01] * 500, bf16), ([100.0, 0.25, 0.25, 0.25, 0.25, -100.0], bf16), ([1.0, 2.0, 3.0], bf16), ([], bf16), ([3.0, -0.015625, 0.0078125] * 30, bf16)),
+    cases=(([1.0] * 400, bf16), ([-0.091796875, 1.25, 0.025390625, -1.390625], bf16), ([-0.236328125, 4.96875, -0.306640625, -0.74609375, 4.78125, -0.005462646484375, -0.9765625, -2.5], bf16), ([0.01] * 500, bf16), ([100.0, 0.25, 0.25, 0.25, 0.25, -100.0], bf16), ([1.0, 2.0, 3.0], bf16), ([], bf16), ([3.0, -0.015625, 0.0078125] * 30, bf16)),
     same=lambda got, wanted: float(got) == wanted,
-    show=lambda values, rounded: f"{len(values)} numbers from {values[0] if values else 'an empty list'}",
+    show=lambda values, rounded: f"the sum of {values}" if len(values) < 10 else f"the sum of {len(values)} numbers that begin with {values[:3]}",
     misconceptions=(
         Misconception("plain sum", _plain_sum, "no compensation: ones stop counting at 256, where the next BF16 number is 258."),
         Misconception("carry added with the wrong sign", _kahan_sign, "the carry is what was added too much: subtract it from the next value."),
+        Misconception("rounded once at the end", lambda values, rounded: rounded(sum(values)), "only the final sum is rounded: every operation must go through rounded, since nothing wider exists here."),
+        Misconception("carry not rounded", _kahan_unrounded, "the carry is computed in full precision: each subtraction in it must go through rounded too."),
         Misconception("never rounded", lambda values, rounded: float(sum(values)), "this sums in full precision: every operation must go through rounded, as it would on hardware that has nothing wider."),
     ),
     hints=(
