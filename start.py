@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "course-set-up"  # holds the `fingerprint()` of the last set-up that ended well
-INSTALL = ["-c", "constraints.txt", "-e", ".[test]"]
+INSTALL = ["-e", ".[test]"]  # what environment.yml gives to pip
 CPU_TORCH = "{} -m pip install {} --index-url https://download.pytorch.org/whl/cpu"
 TOO_OLD = "Python 3.11 or newer is needed, this is {}: install one and start again with it (`python3.11 start.py`)."
 NO_VENV = "This Python has no venv module: install it (Debian, Ubuntu: `sudo apt install python{}.{}-venv`), start again."
@@ -83,7 +83,7 @@ def set_up():
         if not (half / "RECORD").exists():
             shutil.rmtree(half)
     say_what_comes(python)
-    step([python, "-m", "pip", "install", "--disable-pip-version-check", *INSTALL])
+    step([python, "-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt", *INSTALL])
     STAMP.write_text(fingerprint())  # only now: an interrupted set-up goes on from what pip has already done
     return python
 

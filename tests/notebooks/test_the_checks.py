@@ -297,11 +297,7 @@ def run_with_copy(tmp_path, file=None, old=None, new=None):
     return pytest_run(*FIRST, "-x", env={"PYTHONPATH": str(tmp_path)})
 
 
-UNNOTICED = pytest.mark.xfail(strict=True, reason="no cell of 01 and 02 shows yet how a scalar overflows")
-
-
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=UNNOTICED if name == "scalar overflow always saturates" else ()) for name in MUTATIONS])
+@pytest.mark.parametrize("name", MUTATIONS)
 def test_an_altered_rounding_rule_fails(name, tmp_path):
     code, output = run_with_copy(tmp_path, *MUTATIONS[name])
     assert code == 1 and "FAILED" in verdicts(output).values(), output
