@@ -22,6 +22,7 @@ JupyterLab's dark theme, so a transparent figure would be hard to read in both.
 import base64
 import html
 import io
+import math
 import re
 from contextlib import contextmanager
 
@@ -41,6 +42,7 @@ _RC = {
     "axes.unicode_minus": True,
 }  # fmt: skip
 _BACKING = {"boxstyle": "square,pad=0.1", "facecolor": CARD, "edgecolor": "none", "alpha": 0.85}
+_TIE, _GAP = 14, 19  # points: from a line's end to its name, and from one name's middle to the next one's
 
 
 class Picture:
@@ -84,6 +86,7 @@ def figure(title: str, alt: str, size=(7, 4), rows=1, columns=1, save_to=None, *
         matplotlib.rcdefaults()  # a reader's own matplotlibrc changes nothing
         matplotlib.rcParams.update(_RC)
         fig = Figure(figsize=size, dpi=DPI, layout="constrained")
+        fig.get_layout_engine().set(w_pad=0.07)  # inches: the frame of a line's name stays off the card's edge
         FigureCanvasAgg(fig)
         yield fig, fig.subplots(rows, columns, **subplots)
         picture = _render(fig, title, alt)
@@ -154,13 +157,20 @@ def bar_look(fmt) -> dict:
 
 
 def label_line(ax, line, text=None):
-    """Write a line's name at its right end, in dark ink beside its own colour; labels that meet are moved apart.
+    """Write a line's name at its right end, in dark ink framed in the line's own colour and tied to its last point.
 
-    `text` defaults to the line's label. Returns the annotation.
+    Names that would meet are moved apart when the figure is finished; the tie still ends on their own line. `text`
+    defaults to the line's label. Returns the annotation. Raises `ValueError` for a line without a finite point.
     """
-    x, y = line.get_xdata()[-1], line.get_ydata()[-1]
+    points = [point for point in zip(*line.get_data()) if all(math.isfinite(part) for part in point)]
+    if not points:
+        raise ValueError("a line without a finite point has no end to write a name at: drop it, or plot finite values")
     text = line.get_label() if text is None else text
-    label = ax.annotate(text, (x, y), xytext=(9, 0), textcoords="offset points", va="center", annotation_clip=False, bbox=_BACKING)
+    colour = line.get_color()
+    frame = {"boxstyle": "round,pad=0.18", "facecolor": CARD, "edgecolor": colour, "linewidth": 1.4}
+    tie = {"arrowstyle": "-", "color": colour, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+    place = {"xytext": (_TIE, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False, "zorder": 4}
+    label = ax.annotate(text, points[-1], bbox=frame, arrowprops=tie, **place)
     label.set_gid("line-label")
     return label
 
@@ -178,13 +188,41 @@ def threshold(ax, value, text, axis="y"):
     return ax.annotate(text, (value, 0.98), xycoords=("data", "axes fraction"), xytext=(5, 0), va="top", bbox=_BACKING, **place)
 
 
-def _spread_labels(ax, gap=14):
-    """Push the labels of lines apart, `gap` points at least, keeping their order."""
+def _spread_labels(ax):
+    """Move the names of lines up or down until those that share a column are apart, in order, and inside the axes."""
     labels = [text for text in ax.texts if text.get_gid() == "line-label"]
     points = 72 / DPI
-    heights = {label: ax.transData.transform(label.xy)[1] * points for label in labels}
-    taken = None
-    for label in sorted(labels, key=lambda label: (heights[label], labels.index(label))):
-        place = heights[label] if taken is None else max(heights[label], taken + gap)
-        label.set_position((9, place - heights[label]))
-        taken = place
+    bottom, top = ax.bbox.y0 * points + _GAP / 2, ax.bbox.y1 * points - _GAP / 2
+    for column in _columns(labels):
+        ends = [ax.transData.transform(label.xy)[1] * points for label in column]
+        for label, end, place in zip(column, ends, spread(ends, bottom, top, _GAP)):
+            label.set_position((_TIE, place - end))
+
+
+def _columns(labels):
+    """Group names that could meet, since they stand above each other, each group by the height of the lines' ends."""
+    groups = []
+    frames = [(label.get_bbox_patch().get_window_extent(), label) for label in labels]
+    for box, label in sorted(frames, key=lambda frame: frame[0].x0):
+        if groups and box.x0 <= groups[-1][0]:
+            groups[-1] = (max(groups[-1][0], box.x1), [*groups[-1][1], label])
+        else:
+            groups.append((box.x1, [label]))
+    return [sorted(group, key=lambda label: label.axes.transData.transform(label.xy)[1]) for _, group in groups]
+
+
+def spread(wanted, bottom, top, gap) -> list[float]:
+    """Places near the `wanted` ones (ascending), `gap` apart and between `bottom` and `top`; closer if they must be.
+
+    >>> spread([1, 2, 9.5], bottom=0, top=10, gap=3)
+    [1, 4, 9.5]
+    >>> spread([8, 9, 9.5], bottom=0, top=10, gap=3)
+    [4, 7, 10]
+    """
+    gap = min(gap, (top - bottom) / max(len(wanted) - 1, 1))
+    places = []
+    for place in wanted:
+        places.append(max(place, bottom, *(places[-1] + gap for _ in places[-1:])))
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else top)
+    return places

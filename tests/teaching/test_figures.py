@@ -5,9 +5,13 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 
 from course.teaching import figures
-from course.teaching.figures import bar_look, figure, label_line, line_look, threshold
+from course.teaching.figures import bar_look, figure, label_line, line_look, spread, threshold
+from course.teaching.style import contrast
 
 TITLE = "FP16 sums of ones stop at 2048"
 ALT = "Line of the running sum against the number of ones added: it rises with slope one and is flat from 2048 on."
@@ -83,12 +87,62 @@ def test_size_is_in_hundreds_of_pixels_and_the_picture_is_saved(shown, tmp_path)
     assert Image.open(io.BytesIO(shown[0].png)).getpixel((0, 0))[:3] == (255, 255, 255)  # a card, not transparent
 
 
-def test_labels_of_lines_that_end_together_are_apart(shown):
+def frame(label):
+    return label.get_bbox_patch().get_window_extent()
+
+
+@pytest.mark.parametrize("height", [0, 5, 10])  # at the bottom of the axes, in the middle and at the top
+def test_labels_of_lines_that_end_together_are_apart_in_order_and_inside(shown, height):
     with figure(title=TITLE, alt=ALT) as (fig, ax):
-        labels = [label_line(ax, ax.plot([0, 1], [0, 1 + i / 1000], **line_look(f))[0]) for i, f in enumerate(["FP32", "FP16", "BF16"])]
+        ends = [height + i / 1000 for i in (2, 0, 1)]
+        labels = [label_line(ax, ax.plot([0, 1], [0, end], **line_look(f))[0]) for f, end in zip(["FP32", "FP16", "BF16"], ends)]
         ax.set_ylim(0, 10)
-    boxes = [label.get_window_extent() for label in labels]
-    assert all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:]))
+    boxes = [frame(label) for _, label in sorted(zip(ends, labels), key=lambda pair: pair[0])]
+    assert all(below.y1 < above.y0 for below, above in zip(boxes, boxes[1:]))
+    assert ax.bbox.y0 - 1 <= boxes[0].y0 and boxes[-1].y1 <= ax.bbox.y1 + 1
+    assert max(box.x1 for box in boxes) < 698  # not at the edge of the card either
+
+
+def test_a_name_is_tied_to_its_own_line_by_colour_and_by_a_leader(shown):
+    with figure(title=TITLE, alt=ALT) as (fig, ax):
+        lines = [ax.plot([0, 1], [0, 1 + i / 1000], **line_look(f))[0] for i, f in enumerate(["FP32", "FP16", "BF16"])]
+        labels = [label_line(ax, line) for line in lines]
+        ax.set_ylim(0, 1.5)
+    for line, label in zip(lines, labels):
+        end = ax.transData.transform(line.get_xydata()[-1])
+        tie = label.arrow_patch.get_window_extent()  # from the frame to the end of the line, a pixel of stroke aside
+        assert np.allclose([tie.x0, tie.x1], [end[0], frame(label).x0], atol=3)
+        assert min(abs(tie.y0 - end[1]), abs(tie.y1 - end[1])) < 3
+        for ink in (label.get_bbox_patch().get_edgecolor(), label.arrow_patch.get_edgecolor()):
+            assert to_hex(ink).upper() == line.get_color()
+        assert contrast(to_hex(label.get_color()), to_hex(label.get_bbox_patch().get_facecolor())) >= 4.5
+
+
+def test_a_name_moves_only_for_names_in_its_own_column(shown):
+    with figure(title=TITLE, alt=ALT) as (fig, ax):
+        labels = [label_line(ax, ax.plot([0, x], [0, 5], **line_look(f))[0]) for x, f in ((10, "FP16"), (1, "BF16"))]
+        ax.set_ylim(0, 10)
+    for label in labels:
+        box, end = frame(label), ax.transData.transform(label.xy)
+        assert abs((box.y0 + box.y1) / 2 - end[1]) < 2 and 0 < box.x0 - end[0] < 40
+
+
+def test_a_name_stands_at_the_last_point_that_can_be_drawn(shown):
+    with figure(title=TITLE, alt=ALT) as (fig, ax):
+        label = label_line(ax, ax.plot([0, 1, 2, 3], [1, 2, np.inf, np.nan], **line_look("FP16"))[0])
+        with pytest.raises(ValueError, match="without a finite point"):
+            label_line(ax, ax.plot([0, 1], [np.nan, np.inf])[0])
+    assert label.xy == (1, 2)
+
+
+@given(st.lists(st.floats(-50, 150), min_size=1, max_size=12), st.floats(1, 30))
+def test_places_are_in_order_inside_and_apart_as_far_as_there_is_room(wanted, gap):
+    places = spread(sorted(wanted), 0, 100, gap)
+    assert all(-1e-6 <= place <= 100 + 1e-6 for place in places)
+    room = min(gap, 100 / max(len(wanted) - 1, 1))
+    assert all(after - before >= room - 1e-6 for before, after in zip(places, places[1:]))
+    if len(wanted) == 1:
+        assert places == [min(max(wanted[0], 0), 100)]
 
 
 def test_nothing_is_shown_when_the_cell_failed(shown):
