@@ -82,8 +82,8 @@ class Explanation:
     __repr__ = __str__
 
 
-def explain(x=None, fmt: FloatFormat = FORMATS["FP32"], *, code=None, rounding="nearest-even", overflow="ieee") -> Explanation:
-    """Take apart the code that `x` rounds to in `fmt`, or a given `code`.
+def explain(x=None, fmt: FloatFormat = FORMATS["FP32"], *, code=None, rounding="nearest-even", overflow="ieee", draw=None) -> Explanation:
+    """Take apart the code that `x` rounds to in `fmt`, or a given `code`; the options are those of `FloatFormat.encode`.
 
     `x` is a number or text. Text is read exactly, so "0.1" is one tenth, while the float 0.1 is the FP64 number next
     to it; text such as "0x2E66" or "0b0_01011" without a "p" is a code. Raises `ValueError` for text that is
@@ -107,7 +107,7 @@ def explain(x=None, fmt: FloatFormat = FORMATS["FP32"], *, code=None, rounding="
         x = parse_number(x) if isinstance(x, str) else x
         negative, size = split_number(x)
         source = None if size in (None, float("inf")) else (-size if negative else size)
-        code = fmt.encode(x, rounding, overflow)
+        code = fmt.encode(x, rounding, overflow, draw)
     return _take_apart(fmt, code, source)
 
 

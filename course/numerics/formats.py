@@ -11,6 +11,7 @@ this one fact carries all of the rounding below.
 """
 
 import math
+import operator
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -75,6 +76,9 @@ class FloatFormat:
 
     def __hash__(self):
         return self._hash
+
+    def __reduce__(self):  # hashes of text differ between processes: a format is made anew where it arrives
+        return FloatFormat, (self.name, self.exponent_bits, self.mantissa_bits, self.bias, self.specials, self.signed)
 
     # ---- the layout
 
@@ -141,6 +145,7 @@ class FloatFormat:
         >>> E4M3.decode(0b0_1111_110), E5M2.decode(0b0_11111_00)
         (448.0, inf)
         """
+        code = operator.index(code)
         if not 0 <= code < 1 << self.bits:
             raise ValueError(f"code {code:#x} is outside {self.name}: it has {self.bits} bits, codes 0 to {(1 << self.bits) - 1:#x}")
         magnitude = code & (self._sign_bit - 1)
@@ -227,7 +232,7 @@ class FloatFormat:
         """Unit in the last place: the spacing of the format's numbers in the binade that holds `x`.
 
         The spacing above |x| where x is a power of two (below it the numbers are twice as dense); the same all
-        through the subnormals. Inf gives Inf, NaN gives NaN, as `math.ulp` does.
+        through the subnormals, and going on beyond `max`. Inf gives Inf, NaN gives NaN, as `math.ulp` does.
 
         >>> FP16.ulp(1.0), FP16.ulp(2048), BF16.ulp(1.0), FP16.ulp(0)
         (0.0009765625, 2.0, 0.0078125, 5.960464477539063e-08)
@@ -235,7 +240,8 @@ class FloatFormat:
         _, size = split_number(x)
         if size is None:
             return math.nan
-        return math.inf if size == math.inf else math.ldexp(1.0, self._quantum_exponent(size))
+        exponent = 1024 if size == math.inf else self._quantum_exponent(size)
+        return math.ldexp(1.0, exponent) if exponent < 1024 else math.inf
 
     def neighbours(self, x) -> tuple:
         """The largest value below `x` and the smallest above it: `(below, above)`, both different from `x`.
@@ -313,7 +319,8 @@ def split_number(x) -> tuple:
     return math.copysign(1, x) < 0, math.inf if math.isinf(x) else Fraction(abs(x))
 
 
-_POWER = re.compile(r"([+-]?)(\d{1,4})(?:\^|\*\*)\(?([+-]?\d+)\)?")
+_POWER = re.compile(r"([+-]?)(\d{1,4})(?:\^|\*\*)(?:([+-]?\d+)|\(([+-]?\d+)\))")
+_SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _MAX_EXPONENT = 5000  # far outside every format; larger ones would only fill the memory
 
 
@@ -325,7 +332,8 @@ def parse_number(text: str):
     >>> parse_number("0.1"), parse_number("2^-3"), parse_number("0x1.8p1"), parse_number("-inf")
     (Fraction(1, 10), Fraction(1, 8), Fraction(3, 1), -inf)
     """
-    clean = text.strip().lower().replace("−", "-").replace("_", "").replace(" ", "")
+    clean = re.sub(r"(?<!\d) | (?!\d)", "", text.strip().lower().replace("−", "-"))  # spaces may not cut a number in two
+    clean = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda raised: "^" + raised[0].translate(_SUPERSCRIPTS), clean)
     if re.fullmatch(r"[+-]?(inf|infinity|∞|nan)", clean):
         return float(clean.replace("∞", "inf"))
     try:
@@ -344,8 +352,8 @@ def _parse_finite(clean):
     if any(len(e) > 5 or abs(int(e)) > _MAX_EXPONENT for e in exponents) and "0x" not in clean.split("p")[0]:
         raise ValueError("exponent out of any format's range")
     if power := _POWER.fullmatch(clean):
-        sign, base, exponent = power.groups()
-        return (-1 if sign == "-" else 1) * Fraction(int(base)) ** int(exponent)
+        sign, base, bare, bracketed = power.groups()
+        return (-1 if sign == "-" else 1) * Fraction(int(base)) ** int(bare or bracketed)
     if "0x" in clean:
         return _parse_hex(clean)
     return Fraction(clean)

@@ -40,8 +40,9 @@ def round_to(x, fmt: FloatFormat, rounding="nearest-even", overflow="ieee", gene
     seed = _seed(rounding, generator)
     table = parameters(fmt, carrier, rounding, overflow)
     if table is None:
-        return x.detach().clone()
-    flat = x.detach().contiguous().view(1, -1)
+        same_end = overflow == "saturate" and fmt.max == carrier.max
+        return x.detach().clamp(-fmt.max, fmt.max) if same_end else x.detach().clone()
+    flat = x.detach().resolve_neg().contiguous().view(1, -1)
     if x.device.type != "cpu" or kernels is None or fmt.specials == "exponent-only":
         return torch_kernels.round_one(flat, fmt, rounding, overflow, seed, table).view(x.shape)
     return _compiled(flat, table, seed).view(x.shape)
@@ -59,12 +60,12 @@ def round_rows(x, formats, rounding="nearest-even", overflow="ieee", generator=N
     """
     formats = tuple(formats)
     _check_modes(rounding, overflow)
-    if x.dim() < 1 or x.shape[0] != len(formats):
-        raise ValueError(f"x has shape {tuple(x.shape)} but there are {len(formats)} formats: give one row per format")
     carrier = _carrier(x)
+    if not formats or x.dim() < 1 or x.shape[0] != len(formats):
+        raise ValueError(f"x has shape {tuple(x.shape)} but there are {len(formats)} formats: give one row per format")
     seed = _seed(rounding, generator)
     table = _row_parameters(formats, carrier, rounding, overflow)
-    flat = x.detach().contiguous().view(len(formats), -1)
+    flat = x.detach().resolve_neg().contiguous().view(len(formats), -1)
     if x.device.type != "cpu" or kernels is None:
         return torch_kernels.round_general(flat, table, seed).view(x.shape)
     return _compiled(flat, table, seed).view(x.shape)
@@ -111,7 +112,7 @@ def _contains(fmt, carrier):
 def _seed(rounding, generator):
     if rounding != "stochastic":
         return None
-    if generator is None:
+    if not isinstance(generator, torch.Generator):
         raise ValueError("stochastic rounding needs generator=torch.Generator().manual_seed(...), so that it can be repeated")
     return int(torch.randint(0, 2**63 - 1, (), generator=generator, device=generator.device))
 
@@ -122,6 +123,8 @@ def parameters(fmt, carrier, rounding, overflow):
 
     The order is drop, min_field, max_bits, overflow, inf, quantum, always_odd, start, nearest, keep_sign, as in `kernels`.
     """
+    if not isinstance(fmt, FloatFormat):
+        raise TypeError(f"{fmt!r} is not a FloatFormat: import one, as in `from course.numerics import BF16`, or make your own")
     if _contains(fmt, carrier):
         return None
     _check_fits(fmt, carrier)
@@ -152,10 +155,11 @@ def _row_parameters(formats, carrier, rounding, overflow):
     if any(fmt.specials == "exponent-only" for fmt in formats):
         raise ValueError("round_rows cannot round to E8M0, which has no zero: use round_to for scales")
     tables = [parameters(fmt, carrier, rounding, overflow) for fmt in formats]
-    return np.concatenate([_identity(carrier) if table is None else table for table in tables])
+    return np.concatenate([_identity(fmt, carrier, overflow) if table is None else table for fmt, table in zip(formats, tables)])
 
 
-def _identity(carrier):
-    """Parameters that change nothing: no bits dropped, no overflow but Inf."""
-    row = (0, 1, carrier.inf_code - 1, carrier.inf_code, carrier.inf_code, 1, 1, 0, 0, 1)
+def _identity(fmt, carrier, overflow):
+    """Parameters that drop no bits; Inf stays, but where the format ends with the carrier and is told to saturate."""
+    beyond = carrier.encode(fmt.max) if overflow == "saturate" and fmt.max == carrier.max else carrier.inf_code
+    row = (0, 1, carrier.inf_code - 1, beyond, beyond, 1, 1, 0, 0, 1)
     return np.array([row], dtype=np.uint32 if carrier.bits == 32 else np.uint64)

@@ -6,7 +6,7 @@ import torch
 
 from .formats import FP32, FP64
 
-_CHUNK = 32768  # numbers worked on at a time on the CPU: the intermediates stay in the second-level cache
+_CHUNK = 1 << 17  # numbers worked on at a time on the CPU: few calls, yet the intermediates stay in a cache
 _INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
 _CARRIER = {torch.float32: FP32, torch.float64: FP64}
 
@@ -40,9 +40,11 @@ def _same_exponents(fmt, carrier):
 
 
 def _floats_are_safe(fmt, carrier):
-    # Neither the added constant may overflow nor the quantum be a carrier subnormal, which could be flushed.
-    top = (fmt._max_code >> fmt.mantissa_bits) - fmt.bias + 2 + carrier.mantissa_bits - fmt.mantissa_bits
-    return top <= carrier.bias and fmt._min_exponent - fmt.mantissa_bits >= carrier._min_exponent
+    # With fewer than two bits to drop, the sum would leave the binade of the constant that is added. Neither may that
+    # constant overflow, nor the quantum be a carrier subnormal, which could be flushed.
+    drop = carrier.mantissa_bits - fmt.mantissa_bits
+    top = (fmt._max_code >> fmt.mantissa_bits) - fmt.bias + 2 + drop
+    return drop >= 2 and top <= carrier.bias and fmt._min_exponent - fmt.mantissa_bits >= carrier._min_exponent
 
 
 def _nearest_by_addition(x, fmt, carrier, overflow, out=None):
@@ -72,10 +74,11 @@ def _truncate(x, fmt, carrier, overflow):
     dropped = field.neg_().add_(fmt._min_exponent + carrier.bias + drop).clamp_(drop, carrier.mantissa_bits)
     kept = torch.bitwise_left_shift(-1, dropped).bitwise_and_(bits).view(x.dtype)
     result = kept.mul_(clamped.abs() >= fmt._value(1))
-    keeps_nan = x if fmt.inf_code is None and not saturate else clamped
-    result.add_(keeps_nan * 0)  # ±0 for numbers, NaN for NaN, and for Inf where that is the format's overflow
-    if fmt.inf_code is not None and not saturate:
-        result = torch.where(x.abs() == torch.inf, x, result)
+    # A term that is too small to matter for numbers, and NaN for NaN; Inf stays clamped, or becomes NaN or Inf by it.
+    if saturate or fmt.inf_code is None:
+        result.add_((clamped if saturate else x) * 0)
+    else:
+        result.add_((x * carrier.min_normal).mul_(carrier.min_normal))
     return result.add_(0.0) if fmt.specials == "fnuz" else result
 
 

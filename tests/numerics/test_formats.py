@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import pickle
+import subprocess
+import sys
 from decimal import Decimal
 from fractions import Fraction
 
@@ -197,7 +200,31 @@ def test_nonsense_is_refused_with_examples(text):
         parse_number(text)
 
 
+def test_formats_survive_a_journey_to_another_process():
+    code = "import pickle, sys; from course.numerics import FP16; sys.exit(pickle.loads(sys.stdin.buffer.read()) not in {FP16})"
+    assert subprocess.run([sys.executable, "-c", code], input=pickle.dumps(FP16), timeout=60).returncode == 0
+
+
+def test_notations_of_powers_and_signs():
+    for text, value in (("2^-14", 2.0**-14), ("2⁻¹⁴", 2.0**-14), ("2**(-14)", 2.0**-14), ("−2^3", -8), ("+1 / 4", 0.25), ("-0x1p-1", -0.5)):
+        assert parse_number(text) == value
+    for text in ("2^(-14", "2^-14)", "1 2 3"):
+        with pytest.raises(ValueError, match="not a number I can read"):
+            parse_number(text)
+
+
+def test_what_overflows_keeps_its_sign_and_nan_is_quiet():
+    assert E4M3.encode(-1000) == 0xFF and E4M3.encode(1000) == 0x7F and FP16.encode(-math.inf) == 0xFC00
+    assert [FORMATS[name].nan_code for name in ("FP16", "BF16", "E5M2", "E4M3", "E4M3FNUZ", "E8M0")] == [0x7E00, 0x7FC0, 0x7E, 0x7F, 0x80, 0xFF]
+    assert FP64.ulp("1e400") == math.inf and FP16.ulp(1e6) == 512 and FP16.decode(np.uint16(0xC000)) == -2.0
+
+
 def test_impossible_formats_and_codes_are_refused():
+    with pytest.raises(ValueError, match="needs draw"):
+        FP16.encode(0.1, "stochastic", draw=1)
+    for bias in (1100, -1030):
+        with pytest.raises(ValueError, match="outside the range"):
+            FloatFormat("far", 5, 2, bias=bias)
     for wrong in (dict(exponent_bits=1), dict(exponent_bits=12), dict(mantissa_bits=-1), dict(mantissa_bits=53), dict(specials="posit"),
                   dict(bias=1.5), dict(bias=5000), dict(signed=False), dict(specials="exponent-only", signed=False)):  # fmt: skip
         with pytest.raises(ValueError):

@@ -19,7 +19,7 @@ from tests.numerics.test_formats import GFLOAT, ML_DTYPES
 OTHERS = [
     FloatFormat("E3M4", 3, 4), FloatFormat("E6M12", 6, 12), FloatFormat("E8M1", 8, 1), FloatFormat("E5M0", 5, 0),
     FloatFormat("E6M3FN", 6, 3, specials="fn"), FloatFormat("E2M10", 2, 10), FloatFormat("E4M0", 4, 0, bias=6, specials="finite"),
-    FloatFormat("E5M3 of large numbers", 5, 3, bias=-90), FloatFormat("E5M3 of small numbers", 5, 3, bias=120),
+    FloatFormat("E5M21", 5, 21), FloatFormat("E5M3 of large numbers", 5, 3, bias=-90), FloatFormat("E5M3 of small numbers", 5, 3, bias=120),
 ]  # fmt: skip
 IN_FLOAT32 = [fmt for fmt in FORMATS.values() if fmt not in (FP64, FP32)] + OTHERS
 MODES = [(r, o) for r in ("nearest-even", "toward-zero") for o in ("ieee", "saturate")]
@@ -120,6 +120,24 @@ def test_shape_dtype_views_and_gradients_are_handled(engine):
     assert round_to(x, FP64).data_ptr() != x.data_ptr() and torch.equal(round_to(x, FP64), x)
 
 
+@pytest.mark.parametrize("drop", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_formats_nearly_as_precise_as_the_carrier(drop, dtype, engine):
+    fmt = FloatFormat("E5 and nearly all bits", 5, (23 if dtype == torch.float32 else 52) - drop)
+    x = torch.from_numpy(np.random.default_rng(5).uniform(-8, 8, 2000)).to(dtype)
+    for mode in ("nearest-even", "toward-zero"):
+        assert round_to(x, fmt, mode).tolist() == [fmt.decode(fmt.encode(v, mode)) for v in x.tolist()]
+
+
+def test_saturation_holds_in_the_carriers_own_format(engine):
+    x = torch.tensor([math.inf, -math.inf, 1.5, math.nan])
+    for rounded in (round_to(x, FP32, overflow="saturate"), round_rows(x.view(1, 4), [FP32], overflow="saturate")[0]):
+        assert rounded[:3].tolist() == [FP32.max, -FP32.max, 1.5] and rounded[3].isnan()
+    assert round_to(x, FP32)[:2].isinf().all() and round_to(x.double(), FP64, overflow="saturate")[0] == FP64.max
+    assert round_to(x, FP64, overflow="saturate")[0].isinf(), "FP64's largest number does not fit in float32"
+    assert torch.equal(round_to(torch._neg_view(torch.tensor([1.003])), BF16), -round_to(torch.tensor([1.003]), BF16))
+
+
 def test_bad_requests_name_the_value_and_the_way_out():
     x = torch.ones(3)
     with pytest.raises(TypeError, match=r"not torch.bfloat16: convert it first, for example x.float\(\)"):
@@ -136,6 +154,13 @@ def test_bad_requests_name_the_value_and_the_way_out():
         round_to(x, FloatFormat("E9M3", 9, 3))
     with pytest.raises(ValueError, match="one row per format"):
         round_rows(x, [FP16])
+    with pytest.raises(ValueError, match="one row per format"):
+        round_rows(torch.empty(0, 3), [])
+    for wrong in ("FP16", torch.float16):
+        with pytest.raises(TypeError, match="is not a FloatFormat: import one"):
+            round_to(x, wrong)
+    with pytest.raises(ValueError, match="needs generator="):
+        round_to(x, FP16, "stochastic", generator=7)
     with pytest.raises(ValueError, match="E8M0, which has no zero"):
         round_rows(x.view(1, 3), [E8M0])
 
@@ -144,13 +169,21 @@ def test_bad_requests_name_the_value_and_the_way_out():
 def test_any_format_a_learner_makes(e, m, specials, values):
     fmt = FloatFormat("mine", e, m, specials=specials)
     x = torch.tensor(values)
+    kernels, rounding.kernels = rounding.kernels, None if m % 2 else rounding.kernels  # both engines take turns
+    try:
+        compare_with_scalars(fmt, x, values)
+    finally:
+        rounding.kernels = kernels
+
+
+def compare_with_scalars(fmt, x, values):
     if fmt.max > FP32.max or fmt._min_exponent < -126:
         with pytest.raises(ValueError, match="cannot hold"):
             round_to(x, fmt)
         return
     for mode, overflow in MODES:
         for value, rounded in zip(values, round_to(x, fmt, mode, overflow).tolist()):
-            if not math.isnan(value) and (fmt.nan_code is not None or specials == "ieee"):
+            if not math.isnan(value) and (fmt.nan_code is not None or fmt.specials == "ieee"):
                 exact = fmt.decode(fmt.encode(value, mode, overflow))
                 assert exact == rounded or (math.isnan(exact) and math.isnan(rounded))
 

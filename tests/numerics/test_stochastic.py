@@ -76,11 +76,20 @@ def test_what_is_in_the_format_never_moves():
 
 def test_overflow_comes_with_the_chance_of_the_fraction():
     x = torch.full((40_000,), 456.0)  # a quarter of the way from 448 to what would be 480
-    for overflow, largest in (("ieee", torch.nan), ("saturate", 448.0)):
-        rounded = round_to(x, E4M3, "stochastic", overflow, generator())
-        up = rounded.isnan().double().mean() if overflow == "ieee" else None
-        assert (rounded[~rounded.isnan()] == 448).all()
-        assert up is None or abs(up - 0.25) < 6 * np.sqrt(0.25 * 0.75 / 40_000)
+    rounded = round_to(x, E4M3, "stochastic", "ieee", generator())
+    assert abs(rounded.isnan().double().mean() - 0.25) < 6 * np.sqrt(0.25 * 0.75 / 40_000)
+    assert (rounded[~rounded.isnan()] == 448).all()
+    assert (round_to(x, E4M3, "stochastic", "saturate", generator()) == 448).all()
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_rows_and_batches_have_random_numbers_of_their_own(engine, torch_engine):
+    if engine == "torch":
+        torch_engine()
+    n = 100_000
+    ups = (round_rows(torch.full((2, n), 1 + 2.0**-8), [BF16, BF16], "stochastic", generator=generator()) > 1).double()
+    assert abs(torch.corrcoef(ups)[0, 1]) < 6 / n**0.5
+    assert abs(torch.corrcoef(torch.stack([ups[0, :-4096], ups[0, 4096:]]))[0, 1]) < 6 / n**0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
