@@ -129,6 +129,7 @@ PANEL_CSS = """
 .cp-steps{display:flex;gap:4px}
 .cp-facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 10px;margin:4px 0 0}
 .cp-facts span{font-family:var(--code);font-size:12.5px;overflow-wrap:anywhere}
+.cp-facts span:first-of-type{min-height:2.9em}
 .course-panel sup{font-size:.78em;line-height:0}
 .cp-say{margin:10px 0 0;padding:7px 11px;border-left:4px solid var(--jp-brand-color1,#1976d2);background:var(--jp-layout-color2,#f3f3f3);border-radius:0 6px 6px 0}
 .cp-oops{margin:8px 0 0;padding:6px 11px;border:2px solid var(--jp-error-color1,#d32f2f);border-radius:6px}
@@ -138,7 +139,7 @@ PANEL_CSS = """
 .course-panel svg text{fill:currentColor;font:12px var(--jp-ui-font-family,system-ui,sans-serif)}
 .cp-halo{paint-order:stroke;stroke:var(--page);stroke-width:3.5px;stroke-linejoin:round}
 .cp-scroll{overflow-x:auto;border-radius:8px}
-.course-panel svg+.cp-bar{margin-top:8px}
+.cp-legend{display:flex;flex-wrap:wrap;gap:0 18px;margin:3px 0 9px;font-size:12px;min-height:1.45em}
 .course-panel table{border-collapse:collapse;font-size:12px;width:100%;margin:0}
 .course-panel :is(th,td){border:1px solid var(--line);padding:3px 7px;text-align:left;vertical-align:top;background:none;color:inherit;white-space:normal}
 .course-panel td{font-family:var(--code)}

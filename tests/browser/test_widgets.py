@@ -146,6 +146,34 @@ def test_choosing_a_format_keeps_the_number_and_the_focus(notebook, bit_panel):
     assert not wider_than_its_box(bit_panel)
 
 
+def test_the_cards_keep_their_height_whatever_they_hold(notebook, bit_panel):
+    bit_panel.get_by_label("Format 2").select_option("E2M1")  # which has no NaN at all
+    expect(bit_panel.get_by_role("group", name="Bits of E2M1")).to_be_visible()
+    heights = set()
+    for name in ("one", "one tenth", "largest subnormal", "minus zero", "Inf", "NaN"):
+        bit_panel.get_by_role("button", name=name, exact=True).click()
+        expect(said(bit_panel)).to_contain_text(f"{name[0].upper()}{name[1:]}: ")
+        heights.add(tuple(round(card.bounding_box()["height"]) for card in bit_panel.locator(".cp-card").all()))
+    expect(bit_panel.get_by_label("E2M1", exact=True)).to_contain_text("E2M1 has no code for NaN")
+    assert len(heights) == 1, heights
+
+
+def test_start_over_brings_the_panel_back_as_it_was(notebook):
+    for panel in notebook.locator(".course-panel").all():
+        first = said(panel).text_content()
+        box, typed = panel.get_by_role("textbox").first, panel.get_by_role("textbox").first.input_value()
+        panel.get_by_role("group", name="Presets").get_by_role("button").nth(4).click()
+        expect(said(panel)).not_to_have_text(first)
+        box.fill("half a word")
+        box.press("Enter")
+        expect(panel.get_by_role("alert").first).to_contain_text("not a number I can read")
+        panel.get_by_role("button", name="start over").click()
+        expect(said(panel)).to_have_text(first)
+        expect(box).to_have_value(typed)
+        expect(panel.locator("[role=alert]").first).to_be_empty()
+        assert focused(notebook) == "restart"
+
+
 def wider_than_its_box(panel):
     return panel.evaluate("""root => [root, ...root.querySelectorAll('*')].filter(n => n.scrollWidth > n.clientWidth + 1 &&
         getComputedStyle(n).display !== 'inline' && !n.closest('svg') && n.tagName !== 'INPUT').map(n => n.outerHTML.slice(0, 80))""")
@@ -172,7 +200,7 @@ def test_the_ruler_shows_where_a_dragged_delta_lands(notebook):
     expect(said(panel)).to_contain_text("Adding delta changes nothing in FP16 and BF16")
     slider = panel.get_by_role("slider", name="delta")
     slider.focus()
-    notebook.keyboard.press("ArrowRight")  # a 32nd of an ulp past the tie
+    notebook.keyboard.press("ArrowRight")  # a 16th of an ulp past the tie
     expect(said(panel)).to_contain_text("FP16 gives 1.0009765625")
     expect(panel.locator("svg")).to_contain_text("x + delta → 1.0009765625")
     expect(panel.get_by_role("row", name=re.compile("^BF16"))).to_contain_text("lost")
@@ -182,6 +210,39 @@ def test_the_ruler_shows_where_a_dragged_delta_lands(notebook):
     box.fill("inf")
     box.press("Enter")
     expect(panel.get_by_role("alert").first).to_contain_text("no place on this line")
+    delta = panel.get_by_label("delta", exact=True)
+    delta.fill("0.005")
+    delta.press("Enter")
+    expect(said(panel)).to_contain_text("BF16 gives 1.0078125")
+    expect(box).to_have_value("inf")
+    expect(panel.get_by_role("alert").first).to_contain_text("The panel still shows x = 1.")
+    slider.press("End")
+    expect(panel.get_by_role("row", name=re.compile("^BF16"))).to_contain_text("kept exactly")
+    expect(panel.get_by_role("row", name=re.compile("^BF16"))).to_contain_text("1.0078125")
+
+
+def test_the_signs_of_the_ruler_are_explained_where_a_screen_reader_finds_them(notebook):
+    panel = notebook.locator(".course-panel").nth(1)
+    legend = panel.get_by_role("paragraph").filter(has_text="a number of the format")
+    expect(legend).to_contain_text("half-way: a tie")
+    expect(legend).not_to_contain_text("dense")
+    panel.get_by_role("button", name="add one").click()
+    panel.get_by_label("Format 3").select_option("FP32")
+    expect(legend).to_contain_text("shaded: numbers too dense to draw")
+
+
+def test_a_number_in_a_wide_table_stays_on_one_line(lab_page, lab_server):
+    source = """from course.teaching.tables import Table
+Table(["format", *"abcdef", "note"], [["FP32", *["-1.1754943508222875e-38"] * 6, "a text of some words that may be broken"]], "limits")"""
+    save_notebook(lab_server.notebooks / "table.ipynb", [source])
+    open_notebook(lab_page, lab_server, "table")
+    run_all(lab_page)
+    cells_of_row = lab_page.get_by_role("table").get_by_role("cell")
+    expect(cells_of_row).to_have_count(7)
+    lines = cells_of_row.evaluate_all("all => all.map(cell => { const r = document.createRange(); r.selectNodeContents(cell); return r.getClientRects().length })")
+    assert lines[:6] == [1] * 6 and lines[6] > 1
+    output = lab_page.locator(".jp-OutputArea-output").filter(has=lab_page.get_by_role("table"))
+    assert output.evaluate("node => node.scrollWidth > node.clientWidth && getComputedStyle(node).overflowX") == "auto"  # what is wider is scrolled to
 
 
 def test_the_bench_switches_between_overflow_rules(notebook):

@@ -80,8 +80,24 @@ def test_presets_are_what_they_are_called(number):
 def test_nonsense_keeps_the_table(typed):
     before = start()
     state = do(before, "type", typed)
-    assert state.message and state.source == before.source and say(state) == say(before) and "<script>" not in view(state)
-    assert not do(state, "overflow 1").message and "<script>" not in say(do(state, "overflow 1"))
+    assert state.message.endswith("The panel still shows 0.1.") and state.source == before.source
+    assert say(state) == say(before) and "<script>" not in view(state)
+    other_rule = do(state, "overflow 1")  # is no other number: the text stays, to be corrected
+    assert (other_rule.draft, other_rule.message) == (typed, state.message) and "<script>" not in say(other_rule)
+    assert not do(other_rule, "preset 1").message and not do(other_rule, "type", "2").message
+
+
+def test_a_code_is_sent_to_the_bit_panel():
+    assert "codes such as 0x3C00 work in the BitPanel; here type a number" in do(start(), "type", "0x3c00").message
+    assert do(start(), "type", "0x1.8p3").source == 12
+    with pytest.raises(ValueError, match="BitPanel"):
+        RoundingBench("0b1")
+
+
+def test_start_over_brings_the_first_state_back():
+    first = start("1/3", ["FP16"])
+    state = do(do(do(first, "preset 2"), "overflow 1"), "type", "zz")
+    assert do(state, "restart") == first == do(first, "restart") != state and view(do(state, "restart")) == view(first)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course.numerics.formats import FORMATS, FloatFormat
+from course.numerics.formats import FORMATS, FloatFormat, parse_number
 from course.teaching.panels import bits
 from course.teaching.panels.bits import BitPanel, start, update, view
 from course.teaching.panels.bits_view import error_text, formula, outcomes, say, table, text
 from course.teaching.panels.parts import decimal
-from course.teaching.panels.places import PRESETS, at_order, bit_name, field_of, last, order
+from course.teaching.panels.places import PRESETS, at_order, bit_name, field_of, last, order, writable
 
 FP16, BF16, E4M3, E2M1, E8M0 = (FORMATS[name] for name in ("FP16", "BF16", "E4M3", "E2M1", "E8M0"))
 
@@ -79,6 +79,7 @@ actions = st.one_of(
     st.builds(lambda i, v: {"act": f"slide {i}", "value": str(v)}, st.integers(0, 1), st.integers(-70000, 70000)),
     st.builds(lambda n: {"act": f"preset {n}"}, st.integers(0, len(PRESETS) - 1)),
     st.builds(lambda i, name: {"act": f"format {i}", "value": name}, st.integers(0, 1), st.sampled_from(sorted(FORMATS))),
+    st.just({"act": "restart"}),
     st.builds(lambda t: {"act": "type", "value": t}, st.text(max_size=20) | st.sampled_from(
         ["0.1", "0x3C00", "0b1", "inf", "-inf", "nan", "-0", "1/3", "nonsense", "", "1e400", "1e-400", "0xFFFFFFFFF", "<script>"])),
 )  # fmt: skip
@@ -152,15 +153,62 @@ def test_a_hexadecimal_float_is_a_number_not_a_code():
 def test_nonsense_keeps_the_number_and_says_what_can_be_typed(typed, words):
     before = do(start(), "type", "0.1")
     state = do(before, "type", typed)
-    assert words in state.message and "still the one from before" in state.message
+    assert words in state.message and state.message.endswith("The panel still shows 0.1.")
     assert (state.codes, state.source, say(state)) == (before.codes, before.source, say(before))
     assert 'value="0.1"' not in view(state)  # the text stays in the box, to be corrected
     sane(state)
 
 
 def test_after_nonsense_the_next_action_clears_box_and_message():
-    state = do(do(do(start(), "type", "0.1"), "type", "abc"), "step 0 1")
-    assert state.message == "" and "abc" not in view(state)
+    stuck = do(do(start(), "type", "0.1"), "type", "abc")
+    kept = do(stuck, "format 1", "E4M3")  # another format is no other number
+    assert kept.draft == "abc" and kept.message == stuck.message and 'value="abc"' in view(kept)
+    for act, value in (("step 0 1", ""), ("flip 0 0", ""), ("slide 0", "7"), ("preset 0", ""), ("type", "2")):
+        state = do(kept, act, value)
+        assert state.message == "" and "abc" not in view(state)
+
+
+def test_start_over_brings_the_first_state_back():
+    first = start(["FP16", "E4M3"], "0.1")
+    state = first
+    for act, value in (("format 1", "FP32"), ("flip 0 3", ""), ("preset 4", ""), ("type", "zz")):
+        state = do(state, act, value)
+        assert do(state, "restart") == first != state
+    again = do(do(do(state, "restart"), "flip 0 1"), "restart")
+    assert again == first == do(first, "restart") and view(again) == view(first)
+    assert 'data-act="restart"' in view(first)
+
+
+def rows_of(state):
+    """For each card the names of its rows and of its fields."""
+    cards = view(state).split("<section")[1:]
+    return [(re.findall("<b>([^<]*)</b><span>[^<]", card), re.findall(r'<span class="cp-(\w+)">\w+ [SEM] = [^<]', card)) for card in cards]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_card_has_the_same_rows_whatever_it_holds(name):
+    fmt = FORMATS[name]
+    expected = [field for field, bits in (("sign", fmt.signed), ("exponent", fmt.exponent_bits), ("mantissa", fmt.mantissa_bits)) if bits]
+    for i in range(len(PRESETS)):
+        rows, fields = rows_of(do(start([name, "E2M1"]), f"preset {i}"))[0]
+        assert rows == ["formula", "value", "exactly", "ulp here", "error"] and fields == expected
+
+
+def test_a_power_of_two_is_typed_as_one_and_a_hexadecimal_float_is_called_one():
+    names = list(PRESETS)
+    state = do(start(["FP16"]), f"preset {names.index('smallest subnormal')}")
+    assert state.typed == "2^-24" and "2^-24" in say(state)
+    assert do(start(["BF16"]), f"preset {names.index('smallest normal')}").typed == "2^-126"
+    assert "3 × 2<sup>−1</sup> (hex float 0x1.8p0)" in view(start(["FP16"], "1.5"))
+
+
+@given(st.sampled_from(sorted(FORMATS)), st.data())
+def test_what_the_box_is_given_for_a_code_is_read_back_as_its_value(name, data):
+    fmt = FORMATS[name]
+    code = data.draw(st.integers(0, (1 << fmt.bits) - 1))
+    value, back = fmt.decode(code), parse_number(writable(fmt, code))
+    assert back == value or (back != back and value != value)
+    assert len(writable(fmt, code)) <= 25
 
 
 def test_what_is_typed_is_escaped():
@@ -202,7 +250,10 @@ def test_presets_are_what_they_are_called(name):
         if preset == "a tie" and fmt.mantissa_bits:
             assert outcomes(state)[0].kind == "tie"
         if preset == "just too large":
-            assert state.source > fmt.max
+            tie = Fraction(fmt.max) + Fraction(fmt.ulp(fmt.max)) / 2
+            assert outcomes(state)[0].kind == "overflow" and tie <= state.source <= tie + Fraction(fmt.ulp(fmt.max)) / 32
+            assert (state.source == tie) == (fmt.encode(tie) != fmt.encode(fmt.max) or fmt.encode(fmt.max) % 2 == 1)  # a tie goes to the even one
+            assert len(state.typed) <= 25 and len(say(state)) < 200
     assert values["one"] == 1 and values["largest"] == fmt.max
     if fmt.min_subnormal:
         assert values["smallest subnormal"] == fmt.min_subnormal and values["smallest normal"] == fmt.min_normal
@@ -227,8 +278,9 @@ def test_a_learners_own_format_can_be_shown():
 
 @pytest.mark.parametrize("fmts, value, words", [(["FP17"], "1", "FP17"), ([], "1", "one to four"), (["FP16"], "x", "not a number"), (["FP16"] * 5, 1, "one to four")])
 def test_a_panel_that_cannot_start_says_why(fmts, value, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as error:
         BitPanel(fmts, value)
+    assert "still shows" not in str(error.value)  # nothing is shown yet
 
 
 def test_a_python_float_is_taken_as_the_number_it_is():
@@ -248,3 +300,11 @@ def test_the_module_offers_what_the_panel_uses():
     panel = BitPanel()
     assert panel.update is bits.update and panel.view is bits.view
     assert E2M1.nan_code is None and BF16.bits == 16
+
+
+def test_just_too_large_for_e4m3_is_beyond_the_tie_that_goes_back_to_448():
+    state = do(start(["E4M3", "FP16"]), f"preset {list(PRESETS).index('just too large')}")
+    assert state.typed == "465" and math.isnan(E4M3.decode(state.codes[0]))
+    assert do(start(["FP16"]), f"preset {list(PRESETS).index('just too large')}").typed == "65520"  # there the tie overflows
+    largest = FORMATS["FP32"].max
+    assert parse_number(PRESETS["just too large"](FORMATS["FP32"])) - Fraction(largest) == 2**103 and PRESETS["just too large"](FORMATS["FP32"]) == "0x1.ffffffp127"

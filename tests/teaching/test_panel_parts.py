@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from course.numerics.formats import BF16, E2M1, E4M3, E5M2, E8M0, FORMATS, FP16, FP32
 from course.teaching.panels.outcome import clause, round_into
-from course.teaching.panels.parts import binary, decimal, floor_log2, fraction, get_format, rich, ulps
+from course.teaching.panels.parts import binary, decimal, floor_log2, fraction, get_format, plain_table, rich, ulps
 
 reals = st.fractions() | st.builds(lambda n, e: Fraction(n) * Fraction(2) ** e, st.integers(-(2**30), 2**30), st.integers(-1100, 1100))
 
@@ -57,6 +57,18 @@ def test_words_for_special_values():
 @given(st.fractions(min_value=Fraction(1, 10**40)))
 def test_floor_log2(value):
     assert Fraction(2) ** floor_log2(value) <= value < Fraction(2) ** (floor_log2(value) + 1)
+
+
+def test_a_number_in_a_plain_table_stays_on_one_line_and_a_text_may_wrap():
+    cells = {
+        "-1.17e-38": True, "0 01111011": True, "0.99951171875 (−2⁻¹¹)": True, "4/3 × 2^-13": True,
+        "FP16": False, "65504": False, "0x3C00": False,  # cannot break: nothing to say
+        "lost: a tie, and x is the even one": False, "1 (tie, −1/2 ulp)": False, "no code": False, "1 2 " * 20: False,
+    }  # fmt: skip
+    page = plain_table(("a", "b"), [(cell, cell) for cell in cells], "c")
+    for cell, whole in cells.items():
+        mark = ' style="white-space:nowrap"' if whole else ""
+        assert f'<tr><th scope="row"{mark}>{cell}</th><td{mark}>{cell}</td></tr>' in page
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones():

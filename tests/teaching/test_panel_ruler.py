@@ -1,5 +1,6 @@
 """UlpRuler: where additions land (against NumPy), what is drawn (against every code), and every action."""
 
+import html
 import math
 import re
 from fractions import Fraction
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from course.numerics.formats import FORMATS
 from course.teaching.panels.ruler import PRESETS, UlpRuler, finite, start, update
-from course.teaching.panels.ruler_scale import Scale, marks
+from course.teaching.panels.ruler_scale import Scale, delta_slider, marks
 from course.teaching.panels.ruler_view import landing, landings, say, table, text, view
 
 FP16, BF16, E4M3, FP32 = (FORMATS[name] for name in ("FP16", "BF16", "E4M3", "FP32"))
@@ -20,6 +21,15 @@ halves = st.integers(0, 0x7BFF).map(lambda code: FP16.decode(code)) | st.integer
 
 def do(state, act, value=""):
     return update(state, {"act": act, "value": value})
+
+
+def draft(state, box):
+    """What stands in a box."""
+    return html.unescape(re.search(rf'data-act="{box}"[^>]* value="([^"]*)"', view(state))[1])
+
+
+def alert(state):
+    return html.unescape(re.search('role="alert">([^<]*)<', view(state))[1])
 
 
 @given(halves, halves)
@@ -102,7 +112,7 @@ def test_the_spacing_drawn_doubles_at_a_power_of_two(zoom):
 
 
 actions = st.one_of(
-    st.sampled_from(["nudge 1", "nudge -1", "scale 1", "scale -1", "zoom 1", "zoom -1", "fit", "add", "remove"]).map(lambda act: {"act": act}),
+    st.sampled_from(["nudge 1", "nudge -1", "scale 1", "scale -1", "zoom 1", "zoom -1", "fit", "add", "remove", "restart"]).map(lambda act: {"act": act}),
     st.integers(0, len(PRESETS) - 1).map(lambda n: {"act": f"preset {n}"}),
     st.integers(-200, 200).map(lambda v: {"act": "slide", "value": str(v)}),
     st.sampled_from(sorted(FORMATS)).map(lambda name: {"act": "format 0", "value": name}),
@@ -131,10 +141,85 @@ def test_any_sequence_of_actions_keeps_a_state_that_can_be_shown(sequence):
 def test_what_has_no_place_on_the_line_is_refused_and_the_picture_kept(box, typed):
     before = start()
     state = do(before, box, typed)
-    assert state.message and (state.x, state.delta, state.zoom) == (before.x, before.delta, before.zoom)
-    assert state.draft == (box, typed) and f"still shows {box}" in state.message
-    after = do(state, "zoom 1")
-    assert not after.message and after.draft == ("", "")
+    assert (state.x, state.delta, state.zoom) == (before.x, before.delta, before.zoom)
+    kept = {"x": "x = 1", "delta": "delta = 0"}[box]
+    assert alert(state).endswith(f"The panel still shows {kept}.") and draft(state, box) == typed
+
+
+@pytest.mark.parametrize("typed", ["0x3C00", "inf", "zz"])
+def test_a_text_that_made_no_sense_stays_until_its_own_box_is_edited(typed):
+    stuck = do(start(), "x", typed)
+    for act, value in (("delta", "0.001"), ("slide", "9"), ("zoom 1", ""), ("fit", ""), ("format 1", "FP32"), ("add", ""), ("remove", "")):
+        after = do(stuck, act, value)
+        assert draft(after, "x") == typed and alert(after) == alert(stuck) and draft(after, "delta") == after.delta_text
+    for act, value in (("x", "3"), ("nudge 1", ""), ("scale 1", ""), ("preset 0", ""), ("restart", "")):
+        after = do(stuck, act, value)
+        assert draft(after, "x") == after.x_text and not alert(after)
+    both = do(stuck, "delta", "nonsense")
+    assert draft(both, "x") == typed and draft(both, "delta") == "nonsense" and alert(both).count("still shows") == 2
+    assert alert(do(both, "slide", "3")) == alert(stuck)
+    assert alert(do(both, "x", "yy")).count("still shows") == 2  # one message for each box, the newest
+
+
+def test_a_code_is_sent_to_the_bit_panel():
+    assert "codes such as 0x3C00 work in the BitPanel; here type a number" in alert(do(start(), "x", "0x3C00"))
+    assert do(start(), "x", "0x1.8p1").x == 3
+
+
+def test_start_over_brings_formats_numbers_and_window_back():
+    first = start(["FP16", "BF16"], "2", "0.5")
+    state = first
+    for act, value in (("preset 7", ""), ("add", ""), ("zoom 1", ""), ("format 0", "FP32"), ("x", "zz")):
+        state = do(state, act, value)
+        assert do(state, "restart") == first != state and view(do(state, "restart")) == view(first)
+    assert do(first, "restart") == first
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(sorted(FORMATS)), min_size=1, max_size=5), st.fractions(-600, 600) | st.integers(-160, 130).map(lambda e: Fraction(2) ** e))
+def test_the_slider_reaches_a_gap_of_the_coarsest_format_with_few_stops(names, x):
+    fmts = [FORMATS[name] for name in names]
+    stops, step, _, _, _ = delta_slider(fmts, x)
+    starts = [(fmt, fmt.decode(fmt.encode(x))) for fmt in fmts]
+    gaps = [Fraction(fmt.ulp(start)) for fmt, start in starts if math.isfinite(start)]
+    assert 96 <= stops <= 200 and step.numerator & (step.numerator - 1) == 0 and step.denominator & (step.denominator - 1) == 0
+    if gaps:
+        assert stops * step == max(3 * gaps[0], *gaps)
+        assert step >= min(gaps) / 32 and (step == min(gaps) / 32 or stops * 2 > 200)  # no finer than useful, no coarser than it must be
+
+
+def test_the_slider_takes_bf16_to_its_upper_neighbour_beside_fp16():
+    state = start(["FP16", "BF16"], "1")
+    page = view(state)
+    assert "delta, ±2<sup>−7</sup>, one gap of BF16" in page and "3 ulp of FP16" in view(start(["FP16"], "1"))
+    last = int(re.search(r'max="(\d+)"', page)[1])
+    ends = [do(state, "slide", str(stop)) for stop in (last, -last, 10 * last)]
+    assert [end.delta for end in ends] == [Fraction(BF16.ulp(1)), -Fraction(BF16.ulp(1)), Fraction(BF16.ulp(1))]
+    assert landings(ends[0])[1].result == BF16.neighbours(1)[1] and f'value="{last}"' in view(ends[0])
+    half = [landings(do(state, "slide", str(last // 2 + by)))[1].result for by in (0, 1)]
+    assert half == [1, BF16.neighbours(1)[1]]  # the tie and the stop beyond it
+    assert 'aria-valuetext="8 ulp of FP16"' in view(ends[0])
+
+
+def test_the_legend_names_what_is_drawn_at_this_zoom():
+    def legend(state):
+        return re.findall("<span>([^<]*)</span>", view(state).split('class="cp-legend">')[1].split("</p>")[0])
+
+    number, middle, dense, circle = "| a number of the format", "◇ half-way: a tie", "shaded: numbers too dense to draw", "○ x + delta before rounding"
+    assert legend(start(["FP16"], "1")) == [number, middle]
+    assert legend(start(["FP16"], "1", "2^-12")) == [number, middle, circle]
+    assert legend(start(["FP16", "BF16", "FP32"], "1")) == [number, middle, dense]
+    wide = start(["FP16"], "1")
+    for _ in range(4):
+        wide = do(wide, "zoom 1")
+    assert legend(wide) == [number]  # ticks that are too near for marks between them
+    for _ in range(6):
+        wide = do(wide, "zoom 1")
+    assert dense in legend(wide) and middle not in legend(wide)
+
+
+def test_small_powers_of_two_are_written_as_such():
+    assert do(start(["FP16"], "2^-24"), "scale -1").x_text == "2^-25" and do(start(["FP16"], "-2^-24"), "scale -1").x_text == "-2^-25"
 
 
 def test_the_slider_moves_delta_in_parts_of_an_ulp_of_the_first_format():

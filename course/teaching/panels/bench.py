@@ -1,16 +1,16 @@
 """RoundingBench: one real number, every format, every way to round it, side by side."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from course.numerics.formats import FORMATS, OVERFLOWS, FloatFormat, parse_number
+from course.numerics.formats import FORMATS, OVERFLOWS, FloatFormat
 
 from ..panel import Panel
 from .outcome import Outcome, round_into
 from .parts import (
-    button, decimal, entry, escape, fraction, get_format, is_finite, plain_table, presets, rich, sentence, ulps,
+    button, can_start_over, decimal, entry, escape, fraction, get_format, is_finite, plain_table, presets, read_number, rich, sentence, ulps,
 )
-from .places import as_typed
+from .places import as_typed, short
 
 MODES = ("nearest-even", "toward-zero", "stochastic")
 PRESETS = {
@@ -28,8 +28,9 @@ class BenchState:
     source: Fraction | float
     typed: str
     overflow: str = "ieee"
-    draft: str | None = None  # a text that made no sense, shown until the next action
+    draft: str | None = None  # a text that made no sense, shown until the number changes
     message: str = ""
+    first: "BenchState | None" = field(default=None, compare=False, repr=False)  # what "start over" brings back
 
 
 def start(value="0.1", fmts=None) -> BenchState:
@@ -38,23 +39,23 @@ def start(value="0.1", fmts=None) -> BenchState:
     fmts = tuple(FORMATS.values()) if fmts is None else tuple(get_format(fmt) for fmt in fmts)
     if not fmts:
         raise ValueError("no formats: give one at least, or leave fmts out for all of them")
-    return BenchState(fmts, parse_number(text), text)
+    return BenchState(fmts, read_number(text), text)
 
 
+@can_start_over
 def update(state: BenchState, action: dict) -> BenchState:
-    """Apply one action: type | preset n | overflow n."""
+    """Apply one action: type | preset n | overflow n | restart."""
     name, *rest = action["act"].split()
-    state = replace(state, draft=None, message="")
     if name == "type":
         text = str(action.get("value", "")).strip()
         try:
-            return replace(state, source=parse_number(text), typed=text)
+            return replace(state, source=read_number(text), typed=text, draft=None, message="")
         except ValueError as error:
-            return replace(state, draft=text, message=f"{error}. The table is still the one from before.")
+            return replace(state, draft=text, message=f"{error}. The panel still shows {short(state.typed, state.source)}.")
     number = int(rest[0])
     if name == "preset":
         text = list(PRESETS.values())[number]
-        return replace(state, source=parse_number(text), typed=text)
+        return replace(state, source=read_number(text), typed=text, draft=None, message="")
     if name == "overflow":
         return replace(state, overflow=OVERFLOWS[number])
     raise ValueError(f"{name!r} is no action of this panel")
@@ -107,7 +108,7 @@ def say(state) -> str:
     nearest = [round_into(fmt, source, "nearest-even", state.overflow) for fmt in state.fmts]
     chopped = [round_into(fmt, source, "toward-zero", state.overflow) for fmt in state.fmts]
     exact = [outcome.fmt.name for outcome in nearest if outcome.kind == "exact"]
-    shown = state.typed if len(state.typed) <= 30 else decimal(source)
+    shown = short(state.typed, source)
     if source != source:
         return f"NaN has no size to round: of {count} formats {sum(o.kind == 'nan' for o in nearest)} have a code for it."
     parts = [f"{shown} is exact in {len(exact)} of {count} formats" + (f" ({', '.join(exact)})" if 0 < len(exact) < count else "")]

@@ -1,7 +1,7 @@
 """BitPanel: one number in several formats at once, by its bits, by its place on the line, or typed."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from course.numerics.formats import FloatFormat, parse_number
@@ -9,8 +9,8 @@ from course.numerics.formats import FloatFormat, parse_number
 from ..panel import Panel
 from .bits_view import table, text, view
 from .outcome import round_into
-from .parts import decimal, get_format
-from .places import PRESETS, as_typed, at_order, bit_name, grain, order, writable
+from .parts import can_start_over, get_format, is_code
+from .places import PRESETS, as_typed, at_order, bit_name, grain, order, short, writable
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class BitState:
 
     `source` is the real number that all codes stand for: typed (`origin` None), or the value of the code in format
     number `origin`, which then is kept bit for bit. `typed` is a text for the source and `deed` how it came; a text
-    that made no sense waits in `draft`, with `message` saying why, until the next action.
+    that made no sense waits in `draft`, with `message` saying why, until the number changes. `first` is the state that
+    "start over" brings back, None in that state itself.
     """
 
     fmts: tuple[FloatFormat, ...]
@@ -30,6 +31,7 @@ class BitState:
     deed: str = ""
     draft: str | None = None
     message: str = ""
+    first: "BitState | None" = field(default=None, compare=False, repr=False)
 
 
 # ---- state
@@ -40,10 +42,7 @@ def start(fmts=("FP16", "BF16"), value="1") -> BitState:
     fmts = tuple(get_format(fmt) for fmt in fmts)
     if not 1 <= len(fmts) <= 4:
         raise ValueError(f"{len(fmts)} formats: choose from one to four to put side by side")
-    state = type_in(BitState(fmts, Fraction(0), (0,) * len(fmts), ""), as_typed(value))
-    if state.message:
-        raise ValueError(state.message)
-    return state
+    return _read(BitState(fmts, Fraction(0), (0,) * len(fmts), ""), as_typed(value))
 
 
 def from_number(state, source, typed, deed) -> BitState:
@@ -61,22 +60,27 @@ def from_code(state, index, code, deed) -> BitState:
 
 
 def type_in(state, text) -> BitState:
-    """What was typed: a number is rounded into every format, 0x… and 0b… are a code of the first one."""
-    text = text.strip()
-    lower = text.lower()
+    """What was typed; a text that makes no sense waits in the box, with a message."""
     try:
-        if lower.startswith(("0x", "0b")) and "p" not in lower:
-            return replace(from_code(state, 0, _read_code(lower, text, state.fmts[0]), f"The code {text} of"), typed=text)
-        source = parse_number(text)
-        return from_number(state, source, text, f"You typed {text if len(text) <= 30 else decimal(source)}")
+        return _read(state, text.strip())
     except ValueError as error:
-        hint = f"; a code of {state.fmts[0].name} begins with 0x or 0b" if "0x" not in lower[:2] else ""
-        return replace(state, draft=text, message=f"{error}{hint}. The number below is still the one from before.")
+        return replace(state, draft=text.strip(), message=f"{error}. The panel still shows {short(state.typed, state.source)}.")
 
 
-def _read_code(lower, text, fmt):
+def _read(state, text):
+    """A number is rounded into every format, 0x… and 0b… are a code of the first one."""
+    if is_code(text):
+        return replace(from_code(state, 0, _read_code(text, state.fmts[0]), f"The code {text} of"), typed=text)
     try:
-        code = int(lower, 0)
+        source = parse_number(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; a code of {state.fmts[0].name} begins with 0x or 0b") from None
+    return from_number(state, source, text, f"You typed {short(text, source)}")
+
+
+def _read_code(text, fmt):
+    try:
+        code = int(text.lower(), 0)
     except ValueError:
         raise ValueError(f"{text!r} is not a code: write 0x and hexadecimal digits, or 0b and bits") from None
     if code >= 1 << fmt.bits:
@@ -84,10 +88,11 @@ def _read_code(lower, text, fmt):
     return code
 
 
+@can_start_over
 def update(state: BitState, action: dict) -> BitState:
-    """Apply one action: flip i bit | slide i | step i ±1 | type | preset n | format i."""
+    """Apply one action: flip i bit | slide i | step i ±1 | type | preset n | format i | restart."""
     name, *rest = action["act"].split()
-    state = replace(state, draft=None, message="")
+    state = state if name == "format" else replace(state, draft=None, message="")
     numbers = [int(text) for text in rest]
     return _ACTIONS[name](state, *numbers, **({"value": action.get("value", "")} if name in _WITH_VALUE else {}))
 
@@ -117,7 +122,8 @@ def _step(state, index, by):
 def _preset(state, number):
     name = list(PRESETS)[number]
     text = PRESETS[name](state.fmts[0])
-    return from_number(state, parse_number(text), text, f"{name[0].upper()}{name[1:]}: {text}")
+    source = parse_number(text)
+    return from_number(state, source, text, f"{name[0].upper()}{name[1:]}: {short(text, source)}")
 
 
 def _format(state, index, value):

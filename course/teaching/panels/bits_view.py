@@ -64,15 +64,16 @@ _MEANING = {
 
 def _facts(fmt, code, result):
     """The rows below the bits: (name, text)."""
+    rows = dict.fromkeys(("formula", "value", "exactly", "ulp here", "error"), "–")  # always the same rows: nothing jumps
     if code is None:
-        return [("value", f"{fmt.name} has no code for NaN")]
+        return list((rows | {"value": f"{fmt.name} has no code for NaN"}).items())
     parts = explain(code=code, fmt=fmt)
-    rows = [("formula", formula(fmt, code)), ("value", decimal(result.value, 120 if fmt.bits > 16 else 33))]
+    rows |= {"formula": formula(fmt, code), "value": decimal(result.value, 120 if fmt.bits > 16 else 33), "error": error_text(result)}
     if parts.exponent is not None and result.value:
-        rows.append(("exactly", f"{binary(result.value)} = {parts.hex_value}"))
+        rows["exactly"] = f"{binary(result.value)} (hex float {parts.hex_value})"
     if math.isfinite(result.value):
-        rows.append(("ulp here", f"{power(round(math.log2(fmt.ulp(result.value))))} = {decimal(fmt.ulp(result.value), 24)}"))
-    return [*rows, ("error", error_text(result))]
+        rows["ulp here"] = f"{power(round(math.log2(fmt.ulp(result.value))))} = {decimal(fmt.ulp(result.value), 24)}"
+    return list(rows.items())
 
 
 def error_text(result) -> str:
@@ -129,13 +130,13 @@ def _bits(fmt, index, code):
 
 
 def _fields(fmt, code):
-    if code is None:
-        return ""
-    parts = explain(code=code, fmt=fmt)
-    chips = [("sign", "S", parts.sign), ("exponent", "E", parts.exponent_field), ("mantissa", "M", parts.mantissa_field)]
+    numbers = ("–", "–", "–")
+    if code is not None:
+        parts = explain(code=code, fmt=fmt)
+        numbers = parts.sign, parts.exponent_field, parts.mantissa_field
+    chips = zip(("sign", "exponent", "mantissa"), "SEM", numbers, (fmt.signed, fmt.exponent_bits, fmt.mantissa_bits))
     return '<div class="cp-fields">' + "".join(
-        f'<span class="cp-{name}">{name} {letter} = {number}</span>' for name, letter, number in chips
-        if number is not None and (name != "mantissa" or fmt.mantissa_bits)
+        f'<span class="cp-{name}">{name} {letter} = {number}</span>' for name, letter, number, bits in chips if bits
     ) + "</div>"  # fmt: skip
 
 

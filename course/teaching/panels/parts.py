@@ -2,10 +2,12 @@
 
 import html
 import re
+from dataclasses import replace
+from functools import wraps
 from fractions import Fraction
 
 from course.numerics.explain import exact_decimal
-from course.numerics.formats import FORMATS, FloatFormat
+from course.numerics.formats import FORMATS, FloatFormat, parse_number
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LONG = 1 << 1200  # beyond FP64: not worth writing out
@@ -22,6 +24,43 @@ def get_format(fmt) -> FloatFormat:
     if fmt not in FORMATS:
         raise ValueError(f"{fmt!r} is no format: choose one of {', '.join(FORMATS)}, or give a FloatFormat")
     return FORMATS[fmt]
+
+
+# ---- what is typed, and the way back
+
+
+def is_code(text) -> bool:
+    """Whether a text is meant as a code, 0x… or 0b…, and not as a hexadecimal float such as 0x1.8p3.
+
+    >>> is_code("0x3C00"), is_code("0x1.8p3")
+    (True, False)
+    """
+    return text.strip().lower().startswith(("0x", "0b")) and "p" not in text.lower()
+
+
+def read_number(text):
+    """A typed number where a code would have no format to be a code of; raises `ValueError` that says what to type.
+
+    >>> read_number("0x3C00")
+    Traceback (most recent call last):
+    ValueError: '0x3C00' is a code: codes such as 0x3C00 work in the BitPanel; here type a number, such as 0.1, 2^-14 or 0x1.8p3
+    """
+    if is_code(text):
+        raise ValueError(
+            f"{text.strip()[:40]!r} is a code: codes such as 0x3C00 work in the BitPanel; here type a number, such as 0.1, 2^-14 or 0x1.8p3"
+        )
+    return parse_number(text)
+
+
+def can_start_over(update):
+    """An `update` whose states remember the `first` one, which the action "restart" brings back."""
+
+    @wraps(update)
+    def remembering(state, action):
+        first = state.first or state
+        return first if action["act"] == "restart" else replace(update(state, action), first=first)
+
+    return remembering
 
 
 # ---- numbers as text
@@ -181,8 +220,9 @@ def choose_format(act, current: FloatFormat, label) -> str:
 
 
 def presets(names) -> str:
-    """One button for each preset, named by its meaning."""
-    return f'<div class="cp-presets" role="group" aria-label="Presets">{"".join(button(f"preset {i}", name) for i, name in enumerate(names))}</div>'
+    """The button that brings the first state back, and one for each preset, named by its meaning."""
+    buttons = "".join(button(f"preset {i}", name) for i, name in enumerate(names))
+    return f'{button("restart", "↺ start over")}<div class="cp-presets" role="group" aria-label="Presets">{buttons}</div>'
 
 
 def sentence(text, message) -> str:
@@ -191,9 +231,21 @@ def sentence(text, message) -> str:
 
 
 def plain_table(head, rows, caption) -> str:
-    """A table that needs no style: the first column names the row. Cells are text."""
+    """A table that needs no style: the first column names the row. Cells are text; a number stays on one line."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>' for first, *rest in rows
+        f'<tr><th scope="row"{_whole(first)}>{escape(first)}</th>{"".join(f"<td{_whole(cell)}>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
     )
     return f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _whole(cell):
+    """The style that keeps a number on one line, where it could break: after a hyphen as minus sign, or at a space.
+
+    Inline, because nothing else reaches a stored table: JupyterLab overrules `nowrap`, but keeps this style even in a
+    notebook that it does not trust.
+    """
+    cell = str(cell)
+    is_number = len(cell) <= 40 and re.search(r"\d", cell) and not re.search(r"[^\W\d_]{3}", cell)
+    return ' style="white-space:nowrap"' if is_number and re.search("[ -]", cell) else ""

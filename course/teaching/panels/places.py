@@ -6,7 +6,8 @@ from fractions import Fraction
 from course.numerics.explain import exact_decimal, explain
 from course.numerics.formats import FP64, split_number
 
-from .parts import get_format, power
+from .outcome import round_into
+from .parts import decimal, get_format, power
 
 
 def order(fmt, code) -> int | None:
@@ -57,7 +58,29 @@ def writable(fmt, code) -> str:
     if not math.isfinite(value) or not value:
         return str(value)  # inf, -inf, nan, 0.0, -0.0
     text = exact_decimal(Fraction(value))
-    return text if len(text) <= 20 else explain(code=code, fmt=fmt).hex_value
+    if len(text) <= 20:
+        return text
+    odd, exponent = math.frexp(value)
+    return f"{'-' if odd < 0 else ''}2^{exponent - 1}" if abs(odd) == 0.5 else explain(code=code, fmt=fmt).hex_value
+
+
+def short(text, value) -> str:
+    """What was typed, or the first digits of its value where that is long."""
+    return text if len(text) <= 30 else decimal(value)
+
+
+def just_too_large(fmt) -> str:
+    """The least number that overflows, as text: half an ulp beyond the largest; where that tie goes back down, a little more."""
+    tie = Fraction(fmt.max) + Fraction(fmt.ulp(fmt.max)) / 2
+    beyond = tie if round_into(fmt, tie).kind == "overflow" else tie + Fraction(fmt.ulp(fmt.max)) / 32
+    return str(beyond) if beyond < 10**15 else _hex_float(beyond)
+
+
+def _hex_float(value):
+    """A large integer as a hexadecimal float that begins with 1: short, and read back exactly."""
+    exponent = int(value).bit_length() - 1
+    digits = f"{int(value) << -exponent % 4:x}"
+    return f"0x1.{digits[1:].rstrip('0') or '0'}p{exponent}"
 
 
 def as_typed(value) -> str:
@@ -80,7 +103,7 @@ PRESETS = {
     "a tie": lambda fmt: str(Fraction(1) + Fraction(fmt.eps) / 2) if fmt.mantissa_bits else "1.5",
     "typical gradient 3e-6": lambda fmt: "3e-6",
     "largest": lambda fmt: writable(fmt, fmt.encode(fmt.max)),
-    "just too large": lambda fmt: str(Fraction(fmt.max) + Fraction(fmt.ulp(fmt.max)) / 2),
+    "just too large": just_too_large,
     "smallest normal": lambda fmt: writable(fmt, fmt.encode(fmt.min_normal)),
     "largest subnormal": lambda fmt: writable(fmt, fmt.encode(fmt.neighbours(fmt.min_normal)[0] or fmt.min_normal)),
     "smallest subnormal": lambda fmt: writable(fmt, fmt.encode(fmt.min_subnormal or fmt.min_normal)),

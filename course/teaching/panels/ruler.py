@@ -1,16 +1,17 @@
 """UlpRuler: the numbers of several formats in their true places around x, and where x + delta lands."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from course.numerics.explain import exact_decimal
-from course.numerics.formats import FloatFormat, parse_number
+from course.numerics.formats import FloatFormat
 
 from ..panel import Panel
-from .parts import floor_log2, get_format, is_finite
-from .places import as_typed
-from .ruler_view import SLIDER_STOPS, STOPS_PER_ULP, table, text, view
+from .parts import can_start_over, floor_log2, get_format, is_finite, read_number
+from .places import as_typed, short
+from .ruler_scale import delta_slider
+from .ruler_view import table, text, view
 
 ZOOMS = range(-1090, 1031)  # half-widths 2^zoom, past both ends of FP64
 
@@ -25,19 +26,15 @@ class RulerState:
     delta: Fraction
     delta_text: str
     zoom: int
-    draft: tuple[str, str] = ("", "")  # a text that made no sense, and its box: ("x", "abc")
+    drafts: tuple[tuple[str, str, str], ...] = ()  # texts that made no sense, until their box changes: ("x", "abc", why)
     message: str = ""
+    first: "RulerState | None" = field(default=None, compare=False, repr=False)  # what "start over" brings back
 
     @property
     def window(self):
         """The stretch of the number line in view: (low, high)."""
         half = Fraction(2) ** self.zoom
         return self.x - half, self.x + half
-
-    @property
-    def unit(self) -> Fraction:
-        """One ulp of the first format at x: what the delta slider counts in."""
-        return Fraction(self.fmts[0].ulp(min(abs(self.x), Fraction(self.fmts[0].max))))
 
 
 # name: (formats or None to keep those shown, x, delta)
@@ -64,7 +61,7 @@ def start(fmts=("FP16", "BF16"), x="1", delta="0") -> RulerState:
 
 def finite(text) -> Fraction:
     """A typed number that has a place on the line."""
-    value = parse_number(text)
+    value = read_number(text)
     if not is_finite(value):
         raise ValueError(f"{text.strip()} has no place on this line: type a finite number")
     return Fraction(value)
@@ -81,37 +78,45 @@ def clamp_zoom(zoom) -> int:
     return max(ZOOMS[0], min(ZOOMS[-1], zoom))
 
 
+@can_start_over
 def update(state: RulerState, action: dict) -> RulerState:
-    """Apply one action: x | delta | slide | nudge i | scale ±1 | zoom ±1 | fit | preset n | format i | add | remove."""
+    """Apply one action: x | delta | slide | nudge i | scale ±1 | zoom ±1 | fit | preset n | format i | add | remove | restart."""
     name, *rest = action["act"].split()
     value = (str(action.get("value", "")),) if name in ("x", "delta", "slide", "format") else ()
-    return _ACTIONS[name](replace(state, message="", draft=("", "")), *map(int, rest), *value)
+    return _ACTIONS[name](replace(state, message=""), *map(int, rest), *value)
 
 
-def _typed(name, follow):
+def _put(state, name, value, text):
+    """A new x or delta, which ends the text in its box that made no sense."""
+    drafts = tuple(draft for draft in state.drafts if draft[0] != name)
+    return replace(state, drafts=drafts, **{name: value, f"{name}_text": text})
+
+
+def _typed(name):
     def change(state, value):
         value = value.strip()
         try:
-            changed = replace(state, **{name: finite(value), f"{name}_text": value})
+            return fit(_put(state, name, finite(value), value))
         except ValueError as error:
-            return replace(state, draft=(name, value), message=f"{error}. The picture still shows {name} from before.")
-        return fit(changed) if follow else changed
+            kept, text = getattr(state, name), getattr(state, f"{name}_text")
+            why = f"{error}. The panel still shows {name} = {short(text, kept)}."
+            return replace(state, drafts=(*_put(state, name, kept, text).drafts, (name, value, why)))
 
     return change
 
 
 def _slide(state, value):
-    stop = max(-SLIDER_STOPS, min(SLIDER_STOPS, round(float(value))))
-    delta = stop * state.unit / STOPS_PER_ULP
-    return replace(state, delta=delta, delta_text=writable(delta))
+    stops, step, *_ = delta_slider(state.fmts, state.x)
+    delta = max(-stops, min(stops, round(float(value)))) * step
+    return _put(state, "delta", delta, writable(delta))
 
 
 def writable(value) -> str:
-    """A short text that is read back as exactly this binary fraction: decimal, or an integer times a power of two."""
-    exponent = 1 - value.denominator.bit_length()
+    """A short text that is read back as exactly this binary fraction: decimal, a power of two, or an integer times one."""
+    exponent, sign = 1 - value.denominator.bit_length(), "-" if value < 0 else ""
     if exponent > -20:
         return exact_decimal(value)
-    return f"{'-' if value < 0 else ''}{abs(value.numerator):#x}p{exponent}"
+    return f"{sign}2^{exponent}" if abs(value.numerator) == 1 else f"{sign}{abs(value.numerator):#x}p{exponent}"
 
 
 def _nudge(state, by):
@@ -119,14 +124,14 @@ def _nudge(state, by):
     there = first.neighbours(state.x)[0 if by < 0 else 1]
     if there is None or math.isinf(there):
         return replace(state, message=f"{first.name} has no number further {'down' if by < 0 else 'up'}.")
-    return replace(state, x=Fraction(there), x_text=writable(Fraction(there)))
+    return _put(state, "x", Fraction(there), writable(Fraction(there)))
 
 
 def _scale(state, by):
     x = state.x * 2 if by > 0 else state.x / 2
     if abs(x) > Fraction(2) ** ZOOMS[-1] or x and abs(x) < Fraction(2) ** ZOOMS[0]:
         return replace(state, message="That is far outside every format.")
-    return replace(state, x=x, x_text=writable(x), zoom=clamp_zoom(state.zoom + by))
+    return replace(_put(state, "x", x, writable(x)), zoom=clamp_zoom(state.zoom + by))
 
 
 def _preset(state, number):
@@ -153,7 +158,7 @@ def _remove(state):
 
 
 _ACTIONS = {
-    "x": _typed("x", True), "delta": _typed("delta", True), "slide": _slide, "nudge": _nudge, "scale": _scale,
+    "x": _typed("x"), "delta": _typed("delta"), "slide": _slide, "nudge": _nudge, "scale": _scale,
     "zoom": lambda state, by: replace(state, zoom=clamp_zoom(state.zoom + by)), "fit": fit,
     "preset": _preset, "format": _format, "add": _add, "remove": _remove,
 }  # fmt: skip

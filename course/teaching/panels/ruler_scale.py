@@ -1,5 +1,6 @@
 """Where numbers stand on a drawn line: exact values to pixels, a format's numbers as ticks, or as a band if too dense."""
 
+import math
 from fractions import Fraction
 
 from .parts import binary, floor_log2, power
@@ -78,3 +79,27 @@ def _cut(scale, start, stop, spacing):
     start, stop = max(start, scale.low), min(stop, scale.high)
     if start <= stop:
         yield start, stop, spacing
+
+
+MOST_STOPS, FINEST = 200, 32  # of the delta slider: stops on each side of zero, and stops to an ulp where they suffice
+
+
+def delta_slider(fmts, x) -> tuple:
+    """How far the delta slider goes: (stops on each side of zero, their step, the range in words, the first format and its gap).
+
+    It reaches three ulp of the first format, or a whole gap of the coarsest one if that is more; the step is a power
+    of two, a 32nd of the finest ulp where the stops suffice for that. Formats that x overflows do not count.
+
+    >>> from course.numerics.formats import BF16, FP16
+    >>> delta_slider([FP16, BF16], Fraction(1))[:3]
+    (128, Fraction(1, 16384), '±2⁻⁷, one gap of BF16')
+    """
+    starts = [(fmt, fmt.decode(fmt.encode(x))) for fmt in fmts]
+    gaps = [(fmt, Fraction(fmt.ulp(start))) for fmt, start in starts if math.isfinite(start)]
+    first, gap = gaps[0] if gaps else (fmts[0], Fraction(fmts[0].ulp(fmts[0].max)))
+    coarsest, widest = max(gaps, key=lambda pair: pair[1], default=(first, gap))
+    reach = max(3 * gap, widest)
+    finest = min((other for _, other in gaps), default=gap)
+    step = max(finest / FINEST, Fraction(2) ** -floor_log2(MOST_STOPS / reach))  # the first power of two with few enough stops
+    what = f"one gap of {coarsest.name}" if widest > 3 * gap else f"3 ulp of {first.name}"
+    return int(reach / step), step, f"±{binary(reach)}, {what}", first, gap

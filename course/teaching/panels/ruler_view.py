@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from .outcome import judge
 from .parts import binary, button, choose_format, decimal, entry, escape, plain_table, power, presets, raised, rich, sentence, ulps
-from .ruler_scale import Scale, marks
+from .ruler_scale import Scale, delta_slider, marks
 
 # ---- what one addition does
 
@@ -101,14 +101,13 @@ def _say_sums(state, rows):
 # ---- the drawing
 
 WIDTH, LEFT, ROW, TOP = 720, 8, 92, 28
-SLIDER_STOPS, STOPS_PER_ULP = 96, 32  # the delta slider: stops on each side of zero
 
 
 def view(state) -> str:
     """The panel as HTML."""
     rows = landings(state)
-    boxes = {"x": state.x_text, "delta": state.delta_text} | {state.draft[0]: state.draft[1]}
-    place = max(-SLIDER_STOPS, min(SLIDER_STOPS, int(state.delta / state.unit * STOPS_PER_ULP)))
+    boxes = {"x": state.x_text, "delta": state.delta_text} | {box: text for box, text, _ in state.drafts}
+    message = " ".join(filter(None, [state.message, *(why for *_, why in state.drafts)]))
     moves = "".join([
         button("nudge -1", "◂ next below"), button("nudge 1", "next above ▸"), button("scale -1", "x ÷ 2"), button("scale 1", "x × 2"),
     ])  # fmt: skip
@@ -118,11 +117,19 @@ def view(state) -> str:
         f'<div class="cp-bar">{entry("x", "x", boxes["x"])}{entry("delta", "delta", boxes["delta"])}{presets(_preset_names())}</div>'
         f'<div class="cp-bar"><span class="cp-label">Move x</span><span class="cp-steps" role="group" aria-label="Move x">{moves}</span>'
         f'<span class="cp-label">Zoom</span><span class="cp-steps" role="group" aria-label="Zoom">{zooms}</span></div>'
-        f'<div class="cp-slide"><span class="cp-label">delta, ±3 ulp of {escape(state.fmts[0].name)}</span><input type="range" min="{-SLIDER_STOPS}" max="{SLIDER_STOPS}" step="1" '
-        f'value="{place}" data-act="slide" data-key="slide" aria-label="delta" aria-valuetext="{decimal(state.delta / state.unit, 12)} ulp"></div>'
-        f"{drawing(state, rows)}"
+        f"{_slider(state)}{drawing(state, rows)}"
         f'<div class="cp-bar"><span class="cp-label">Formats</span>{picks}{button("add", "add one")}{button("remove", "remove the last")}</div>'
-        f'<div class="cp-scroll">{_live_table(rows)}</div>{sentence(say(state), state.message)}'
+        f'<div class="cp-scroll">{_live_table(rows)}</div>{sentence(say(state), message)}'
+    )
+
+
+def _slider(state):
+    stops, step, words, first, gap = delta_slider(state.fmts, state.x)
+    place = max(-stops, min(stops, int(state.delta / step)))
+    return (
+        f'<div class="cp-slide"><span class="cp-label">delta, {rich(words)}</span><input type="range" min="{-stops}" max="{stops}" step="1" '
+        f'value="{place}" data-act="slide" data-key="slide" aria-label="delta, {escape(words)}" '
+        f'aria-valuetext="{decimal(state.delta / gap, 12)} ulp of {escape(first.name)}"></div>'
     )
 
 
@@ -133,17 +140,28 @@ def _preset_names():
 
 
 def drawing(state, rows) -> str:
-    """The number line as SVG; its content is in the table below it, so that it is hidden from screen readers."""
+    """The number line as SVG, with a legend; the table below has its content, so that it is hidden from screen readers."""
     low, high = state.window
     scale = Scale(low, high, LEFT, WIDTH - LEFT)
     height = TOP + ROW * len(rows) + 18
-    body = _binades(scale, height) + "".join(_row(scale, row, TOP + ROW * i) for i, row in enumerate(rows))
+    found = [marks(row.fmt, scale) for row in rows]
+    body = _binades(scale, height) + "".join(_row(scale, row, drawn, TOP + ROW * i) for i, (row, drawn) in enumerate(zip(rows, found)))
     edges = (
         f'<text x="{LEFT}" y="{height - 3}">{decimal(low, 14)}</text>'
         f'<text x="{WIDTH - LEFT}" y="{height - 3}" text-anchor="end">{decimal(high, 14)}</text>'
         f'<text x="{WIDTH / 2}" y="{height - 3}" text-anchor="middle">x ± {raised(power(state.zoom))}</text>'
     )
-    return f'<svg viewBox="0 0 {WIDTH} {height}" aria-hidden="true">{body}{edges}</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {height}" aria-hidden="true">{body}{edges}</svg>{_legend(scale, rows, found)}'
+
+
+def _legend(scale, rows, found):
+    """What the signs in the drawing mean: those that it shows at this zoom."""
+    ticks, middles, bands = (any(kind) for kind in zip(*found))
+    signs = {
+        "| a number of the format": ticks, "◇ half-way: a tie": middles, "shaded: numbers too dense to draw": bands,
+        "○ x + delta before rounding": any(_has_arrow(scale, row) for row in rows),
+    }  # fmt: skip
+    return f'<p class="cp-legend">{"".join(f"<span>{words}</span> " for words, shown in signs.items() if shown)}</p>'
 
 
 def _binades(scale, height):
@@ -157,10 +175,10 @@ def _binades(scale, height):
     return "".join(parts)
 
 
-def _row(scale, row, top):
+def _row(scale, row, drawn, top):
     line = top + 52
     look = row_colour(row.fmt)
-    ticks, halves, bands = marks(row.fmt, scale)
+    ticks, halves, bands = drawn
     parts = [f'<path d="M{LEFT} {line}H{WIDTH - LEFT}" stroke="currentColor" stroke-opacity=".5"/>']
     parts += [
         f'<rect x="{a}" y="{line - 11}" width="{round(b - a, 1)}" height="22" fill="{look}" fill-opacity=".35"/>'
@@ -203,9 +221,13 @@ def _anchor(at):
     return "start" if at < 40 else "end" if at > WIDTH - 40 else "middle"
 
 
+def _has_arrow(scale, row):
+    return row.start is not None and row.exact != Fraction(row.start) and scale.shows(row.exact)
+
+
 def _arrow(scale, row, line, top):
     """From the exact sum (a circle above the line) to the number it is rounded to."""
-    if row.exact == Fraction(row.start) or not scale.shows(row.exact):
+    if not _has_arrow(scale, row):
         return ""
     at = scale(row.exact)
     parts = [f'<circle cx="{at}" cy="{top + 24}" r="4" fill="none" stroke="currentColor" stroke-width="2"/>']
