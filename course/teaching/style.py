@@ -127,9 +127,8 @@ PANEL_CSS = """
 .cp-slide{display:flex;gap:6px;align-items:center;margin:6px 0}
 .course-panel .cp-slide input{flex:1;min-width:60px;accent-color:var(--jp-brand-color1,#1976d2);margin:0}
 .cp-steps{display:flex;gap:4px}
-.cp-facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 10px;margin:4px 0 0}
+.cp-facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 10px;margin:4px 0 0;min-height:9em;align-content:start}
 .cp-facts span{font-family:var(--code);font-size:12.5px;overflow-wrap:anywhere}
-.cp-facts span:first-of-type{min-height:2.9em}
 .course-panel sup{font-size:.78em;line-height:0}
 .cp-say{margin:10px 0 0;padding:7px 11px;border-left:4px solid var(--jp-brand-color1,#1976d2);background:var(--jp-layout-color2,#f3f3f3);border-radius:0 6px 6px 0}
 .cp-oops{margin:8px 0 0;padding:6px 11px;border:2px solid var(--jp-error-color1,#d32f2f);border-radius:6px}
