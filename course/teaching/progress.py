@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from course.training.files import write_atomically
@@ -13,7 +14,7 @@ _EMPTY = {"version": 1, "predictions": {}, "exercises": {}}
 def progress_file() -> Path:
     """Where progress is kept: the user's data folder, or `COURSE_PROGRESS_DIR` if that is set."""
     if folder := os.environ.get("COURSE_PROGRESS_DIR"):
-        return Path(folder) / "progress.json"
+        return Path(folder).expanduser() / "progress.json"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("float-course", appauthor=False)) / "progress.json"
@@ -35,11 +36,11 @@ def load() -> dict:
 def _read(path):
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and record.get("version") == 1 and all(isinstance(record.get(k), dict) for k in ("predictions", "exercises")):
+        if _is_whole(record):
             return record
     except OSError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         path.replace(path.with_name(f"{path.name}.unreadable-{time.strftime('%Y%m%d-%H%M%S')}"))
@@ -48,15 +49,43 @@ def _read(path):
     return None
 
 
+def _is_whole(record):
+    if not isinstance(record, dict) or record.get("version") != 1:
+        return False
+    parts = [record.get(kind) for kind in ("predictions", "exercises")]
+    return all(isinstance(part, dict) and all(isinstance(entry, dict) for entry in part.values()) for part in parts)
+
+
+@contextmanager
+def _alone(path, patience=5.0):
+    """Keep other writers waiting: two notebooks may be checked at once. A lock left behind by a crash is broken."""
+    lock = path.with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
 def record(kind: str, key: str, **entry) -> str:
     """Keep `entry` under `kind` ("predictions" or "exercises") and `key`; gives "" or one sentence why it could not be kept."""
     path = progress_file()
-    state = load()  # read again each time: another notebook may have written since
-    state[kind][key] = {**state[kind].get(key, {}), **entry, "when": time.strftime("%Y-%m-%dT%H:%M:%S")}
     try:
-        if path.exists():
-            write_atomically(path.with_suffix(".previous.json"), path.read_bytes())
-        write_atomically(path, json.dumps(state, indent=1, sort_keys=True))
+        with _alone(path):
+            state = load()  # read again each time: another notebook may have written since
+            state[kind][key] = {**state[kind].get(key, {}), **entry, "when": time.strftime("%Y-%m-%dT%H:%M:%S")}
+            if path.exists():
+                write_atomically(path.with_suffix(".previous.json"), path.read_bytes())
+            write_atomically(path, json.dumps(state, indent=1, sort_keys=True))
     except OSError as error:
         return f"Progress could not be saved to {path.parent} ({error.strerror}); set COURSE_PROGRESS_DIR to a folder you can write to."
     return ""
@@ -78,7 +107,7 @@ def progress():
     for notebook in sorted({key[:2] for key in EXERCISES}):
         mine = [key for key in EXERCISES if key.startswith(notebook)]
         asked = [key for key, question in predictions().items() if question.notebook == notebook]
-        solved = sum(kept["exercises"].get(key, {}).get("status") == "right" for key in mine)
+        solved = sum(kept["exercises"].get(key, {}).get("solved", False) for key in mine)
         given = [kept["predictions"][key] for key in asked if key in kept["predictions"]]
         right = sum(bool(answer.get("correct")) for answer in given)
         rows.append((notebook, f"{solved} of {len(mine)}", f"{len(given)} of {len(asked)}", right))

@@ -22,7 +22,8 @@ def test_nothing_recorded_is_an_empty_record():
     assert not progress.progress_file().exists()
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"\xff\xfe\x00", b'{"version": 9}', b'{"version": 1, "exercises": 3, "predictions": {}}'])
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"\xff\xfe\x00", b'{"version": 9}', b'{"version": 1, "exercises": 3, "predictions": {}}',
+                                     b'{"version": 1, "exercises": {"01-2": 3}, "predictions": {}}', b"[" * 100_000])
 def test_a_corrupted_file_is_set_aside_and_the_copy_before_it_used(garbage):
     progress.record("exercises", "01-1", status="right")
     progress.record("exercises", "01-2", status="right")
@@ -47,6 +48,20 @@ def test_a_kill_while_writing_loses_nothing():
         child.wait()
         record = json.loads(progress.progress_file().read_text())
         assert record["exercises"]["kept"]["status"] == "right" and len(record["exercises"]) >= size + 5
+
+
+def test_writers_at_the_same_time_lose_nothing():
+    code = "import sys; from course.teaching import progress\nfor i in range(30): progress.record('exercises', f'{sys.argv[1]}-{i}', status='right')"
+    writers = [subprocess.Popen([sys.executable, "-c", code, name], env=os.environ) for name in "abc"]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert len(progress.load()["exercises"]) == 90
+
+
+def test_a_lock_left_by_a_crash_is_broken(monkeypatch):
+    progress.record("exercises", "01-1", status="right")
+    progress.progress_file().with_suffix(".lock").touch()
+    monkeypatch.setattr(progress._alone.__wrapped__, "__defaults__", (0.1,))
+    assert progress.record("exercises", "01-2", status="right") == "" and len(progress.load()["exercises"]) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(monkeypatch, tmp_path):

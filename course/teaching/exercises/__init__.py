@@ -38,11 +38,14 @@ def check(exercise_id: str, function) -> Verdict:
     """
     from ..progress import record
 
-    exercise = EXERCISES.get(exercise_id)
+    exercise = EXERCISES.get(exercise_id) if isinstance(exercise_id, str) else None
     if exercise is None:
-        return Verdict("unknown", exercise_id, f"There is no exercise {exercise_id!r}: choose one of {', '.join(EXERCISES)}.")
+        return Verdict("unknown", str(exercise_id)[:20], f"There is no such exercise: choose one of {', '.join(EXERCISES)}.")
     verdict = examine(exercise, function)
-    trouble = record("exercises", exercise_id, status=verdict.status) if verdict.status != "not attempted" else ""
+    if verdict.status == "not attempted":
+        return verdict
+    solved = {"solved": True} if verdict.status == "right" else {}  # once solved it stays so, whatever is tried later
+    trouble = record("exercises", exercise_id, status=verdict.status, **solved)
     return verdict.with_note(trouble) if trouble else verdict
 
 

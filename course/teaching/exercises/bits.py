@@ -55,6 +55,7 @@ DECODE = Exercise(
         Misconception("forgot Inf and NaN", _decode_fp16(specials=False), "an exponent field of 31 is not a number: mantissa 0 is Inf, anything else NaN."),
         Misconception("only the normal rule", _decode_fp16(subnormals=False, specials=False), "two exponent fields are treated as ordinary ones: all zeros (subnormals and zero) and all ones (Inf and NaN)."),
         Misconception("Inf without its sign", lambda code: abs(decode_fp16(code)) if code & 0x7FFF == 0x7C00 else decode_fp16(code), "Inf has a sign too: 0xFC00 is -Inf."),
+        Misconception("flushed subnormals", lambda code: math.copysign(0.0, decode_fp16(code)) if code & 0x7C00 == 0 else decode_fp16(code), "subnormals are not zero: they are mantissa × 2^-24."),
         Misconception("forgot the sign", _decode_fp16(signs=False), "the top bit is the sign, and it is ignored here."),
     ),
     hints=(
@@ -83,12 +84,14 @@ BIAS = Exercise(
     show=lambda bits: f"{bits} exponent bits",
     misconceptions=(
         Misconception("one too many", lambda bits: 2 ** (bits - 1), "one too many: 2^(E-1) is the field of 2.0 (and the bias of the FNUZ formats); IEEE takes one less."),
+        Misconception("xor instead of power", lambda bits: 2 ^ (bits - 1) - 1, "in Python ^ is exclusive or: a power is written **."),
+        Misconception("one too few", lambda bits: 2 ** (bits - 1) - 2, "one too few: check it against FP16, 5 bits and bias 15."),
         Misconception("the largest field", lambda bits: 2**bits - 1, "that is the largest exponent field, the one of Inf and NaN, not the middle."),
         Misconception("largest exponent of the field", lambda bits: 2**bits - 2, "that is the largest field of a finite number; the bias sits in the middle."),
     ),
     hints=(
         "FP16 has 5 exponent bits and bias 15, FP32 has 8 and 127.",
-        "Half of the 2^E fields lie at or above 1.0: find the field just below the middle.",
+        "Half of the 2^E fields, from 2^(E-1) on, code 2.0 and more; 1.0 has the field just below them.",
         "return 2 ** (exponent_bits - ___) - ___",
     ),
 )
@@ -133,6 +136,8 @@ LIMITS = Exercise(
         Misconception("smallest normal", _limits(lambda b, m: 2.0 ** (1 - b), _right_largest), "that is the smallest normal number: subnormals go on below it for another 2^mantissa_bits."),
         Misconception("subnormals one binade too low", _limits(lambda b, m: 2.0 ** (-b - m), _right_largest), "subnormals use the exponent of the smallest normal, 1 - bias, not -bias: so no gap opens between them."),
         Misconception("top exponent not reserved", _limits(_right_smallest, lambda b, m: (2 - 2.0**-m) * 2.0 ** (b + 1)), "the top exponent field belongs to Inf and NaN: the largest finite number lies one binade lower."),
+        Misconception("swapped", lambda e, m: smallest_and_largest(e, m)[::-1], "smallest and largest are swapped."),
+        Misconception("eps as the smallest", _limits(lambda b, m: 2.0**-m, _right_largest), "2^-M is the gap above 1.0; near zero the numbers lie far closer."),
         Misconception("largest power of two", _limits(_right_smallest, lambda b, m: 2.0**b), "that is the largest power of two: its mantissa can still be all ones."),
         Misconception("mantissa counted as two", _limits(_right_smallest, lambda b, m: 2.0 * 2.0**b), "a mantissa of all ones is 2 - 2^-M, just short of 2."),
     ),
@@ -172,6 +177,7 @@ DECODE_E4M3 = Exercise(
     misconceptions=(
         Misconception("IEEE rule for the top exponent", _IEEE_E4M3.decode, "the top exponent is treated as Inf and NaN, as IEEE has it: that format ends at 240. OCP's E4M3 uses it for numbers up to 448."),
         Misconception("no NaN", lambda code: 480.0 * (-1 if code > 127 else 1) if code & 127 == 127 else decode_e4m3(code), "all ones is not 480 but NaN, the only one that E4M3 has."),
+        Misconception("forgot subnormals", lambda code: (1 + (code & 7) / 8) * 2.0**-7 * (-1 if code >> 7 else 1) if code & 0x78 == 0 else decode_e4m3(code), "an exponent field of zero has no hidden 1: those codes are subnormals, mantissa × 2^-9."),
         Misconception("FNUZ bias", _FNUZ_BIAS.decode, "everything is half as large: bias 8 belongs to E4M3FNUZ, the OCP format has 7."),
         Misconception("NaN read as Inf", lambda code: math.copysign(math.inf, decode_e4m3(code & 128 | 56)) if code & 127 == 127 else decode_e4m3(code), "E4M3 has no Inf at all: S.1111.111 is NaN."),
     ),
@@ -215,6 +221,8 @@ TO_BF16 = Exercise(
     misconceptions=(
         Misconception("truncated", lambda bits: bits >> 16 if not 0x7F800000 < bits & 0x7FFFFFFF < 0x7F810000 else bits >> 16 | 0x40, "the lower 16 bits are chopped off: that is truncation, and its error is up to a whole ulp instead of half."),
         Misconception("truncated, NaN lost", lambda bits: bits >> 16, "the lower 16 bits are chopped off: that is truncation, and a NaN whose only ones lie there becomes Inf."),
+        Misconception("ties down", lambda bits: (bits >> 16 | 0x40) if bits & 0x7FFFFFFF > 0x7F800000 else bits + 0x7FFF >> 16 & 0xFFFF, "0x7FFF alone sends every tie down: add one more where the last kept bit is 1."),
+        Misconception("ties to odd", lambda bits: (bits >> 16 | 0x40) if bits & 0x7FFFFFFF > 0x7F800000 else bits + 0x8000 - (bits >> 16 & 1) >> 16 & 0xFFFF, "ties go to the odd code: the extra 1 belongs to an odd upper half, not to an even one."),
         Misconception("ties up", _ties_up, "ties go up instead of to the even code: 1 + 2^-8 lies half-way between two BF16 numbers, and the even one is 1.0."),
         Misconception("NaN carried over", lambda bits: bits + 0x7FFF + (bits >> 16 & 1) >> 16 & 0xFFFF, "right for every number, but the addition also hits NaN: some become Inf, and 0x7FFFFFFF carries into the sign and becomes -0."),
         Misconception("ties up, NaN carried over", lambda bits: bits + 0x8000 >> 16 & 0xFFFF, "ties go up instead of to the even code, and the addition carries NaN 0x7FFFFFFF into the sign: it becomes -0."),

@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 
-from course.numerics import BF16, FP16
+from course.numerics import BF16, FP16, explain
 
 from .model import Exercise, Misconception
 
@@ -37,6 +37,9 @@ GRID = Exercise(
         Misconception("floor", _grid(math.floor), "this always goes down; nearest means going up when more than half a step is left."),
         Misconception("ties up", _grid(lambda t: math.floor(t + 0.5)), "ties always go up: floor(t + 1/2) does that. 2.5 steps should give 2, the even one."),
         Misconception("ties away from zero", _grid(lambda t: math.copysign(math.floor(abs(t) + 0.5), t)), "ties always go away from zero; 2.5 steps should give 2, the even one."),
+        Misconception("ties down", _grid(lambda t: math.ceil(t - 0.5)), "ties always go down; 1.5 steps should give 2, the even one."),
+        Misconception("up to the next", _grid(math.ceil), "this always goes up; nearest means staying when less than half a step is left."),
+        Misconception("steps, not a number", lambda x, quantum: round(x / quantum), "this is the number of steps: multiply it by the quantum again."),
         Misconception("ties to odd", _grid(lambda t: round(t) if t % 1 != 0.5 else math.floor(t) + (math.floor(t) % 2 == 0)), "ties go to the odd neighbour; the even one is asked for."),
     ),
     hints=(
@@ -63,7 +66,7 @@ ULP = Exercise(
     why="The spacing is a staircase: constant inside a binade, doubled at each power of two, and flat from 2^-14 down to zero.",
     reference=ulp_fp16,
     cases=tuple((x,) for x in (1.0, 1.999, 2.0, 3.0, 1000.0, 1024.0, 2048.0, 65504.0, 0.1, 2.0**-14, 2.0**-15, 1e-6, 2.0**-24, 0.0, -3.0, -0.1)),
-    show=lambda x: f"x = {x!r}",
+    show=lambda x: f"x = {x!r} (in FP16 {explain(x, FP16).hex_code}, bits {' '.join(explain(x, FP16).fields)})",
     misconceptions=(
         Misconception("machine epsilon everywhere", lambda x: 2.0**-10, "that is the spacing at 1 only: it doubles with each binade above and halves with each below."),
         Misconception("relative", lambda x: abs(x) * 2.0**-10, "the spacing is a power of two, constant within a binade: it does not grow with x inside it."),
@@ -94,10 +97,10 @@ THRESHOLDS = Exercise(
     title="how large an update must be to move an FP16 weight up, and down",
     difficulty="medium",
     minutes=8,
-    why="At a power of two the numbers below are twice as dense, so half the push is enough on that side.",
+    why="At a power of two above the subnormals the numbers below are twice as dense, so half the push is enough on that side.",
     reference=half_gaps,
     cases=tuple((w,) for w in _WEIGHTS),
-    show=lambda w: f"w = {w!r}",
+    show=lambda w: f"w = {w!r} ({explain(w, FP16).hex_code}, bits {' '.join(explain(w, FP16).fields)})",
     misconceptions=(
         Misconception("symmetric", lambda w: (FP16.ulp(w) / 2, FP16.ulp(w) / 2), "the same on both sides: true inside a binade, but below a power of two the spacing is halved."),
         Misconception("the thresholds of 1.0", lambda w: (2.0**-11, 2.0**-12), "these are the thresholds at w = 1.0: they scale with the binade of w, and are equal inside one."),
@@ -142,7 +145,7 @@ STOCHASTIC = Exercise(
     same=lambda got, wanted: float(got) == wanted,
     show=lambda x, quantum, u: f"x = {x!r}, quantum = {quantum!r}, u = {u!r}",
     misconceptions=(
-        Misconception("nearest as the floor", _stochastic(lambda f: f % 1, round), "the lower neighbour must be the floor, not the nearest: starting from the nearest, fractions above a half always end too high. This mistake is in print."),
+        Misconception("nearest as the floor", _stochastic(lambda f: f % 1, round), "the lower neighbour must be the floor, not the nearest: starting from the nearest, fractions above a half always end too high."),
         Misconception("a fair coin", _stochastic(lambda f: 0.5 if f else 0.0), "up and down with the same chance: the mean is then the midpoint, not x."),
         Misconception("chances swapped", _stochastic(lambda f: 1 - f if f else 0.0), "the chance of going up is the fraction already covered, not what is left."),
         Misconception("chances swapped, whole numbers move", _stochastic(lambda f: 1 - f), "the chance of going up is the fraction already covered, not what is left; as it is, even a number on the grid moves."),
@@ -181,6 +184,7 @@ SUM_ERROR = Exercise(
         Misconception("only the addition", lambda a, b: Fraction(float(a) + float(b)) - (Fraction(float(a)) + Fraction(float(b))), "this is the error of the addition alone: 0.1 and 0.2 were already rounded when they were read."),
         Misconception("only the reading", lambda a, b: Fraction(float(a)) + Fraction(float(b)) - (Fraction(a) + Fraction(b)), "this leaves out the rounding of the sum itself."),
         Misconception("compared with a rounded sum", lambda a, b: Fraction((float(a) + float(b)) - float(Fraction(a) + Fraction(b))), "the exact sum was rounded to a float before comparing: part of the error disappeared."),
+        Misconception("size of the error", lambda a, b: abs(error_of_sum(a, b)), "the sign is lost: an error is what was computed minus what is true."),
         Misconception("wrong sign", lambda a, b: -error_of_sum(a, b), "the sign is turned: an error is what was computed minus what is true."),
     ),
     hints=(
@@ -231,6 +235,16 @@ def _kahan_unrounded(values, rounded):
     return total
 
 
+def _kahan_wide_step(values, rounded):
+    total = carry = 0.0
+    for value in values:
+        step = value - carry
+        new_total = rounded(total + step)
+        carry = rounded(rounded(new_total - total) - step)
+        total = new_total
+    return total
+
+
 def bf16(x: float) -> float:
     """Round one number to BF16, nearest-even."""
     return BF16.decode(BF16.encode(x))
@@ -243,13 +257,14 @@ KAHAN = Exercise(
     minutes=12,
     why="The carry remembers what each addition dropped and puts it into the next one: the sum of ones passes 256.",
     reference=kahan_sum,
-    cases=(([1.0] * 400, bf16), ([-0.091796875, 1.25, 0.025390625, -1.390625], bf16), ([-0.236328125, 4.96875, -0.306640625, -0.74609375, 4.78125, -0.005462646484375, -0.9765625, -2.5], bf16), ([0.01] * 500, bf16), ([100.0, 0.25, 0.25, 0.25, 0.25, -100.0], bf16), ([1.0, 2.0, 3.0], bf16), ([], bf16), ([3.0, -0.015625, 0.0078125] * 30, bf16)),
+    cases=(([1.0] * 400, bf16), ([-0.091796875, 1.25, 0.025390625, -1.390625], bf16), ([-0.236328125, 4.96875, -0.306640625, -0.74609375, 4.78125, -0.005462646484375, -0.9765625, -2.5], bf16), ([0.01] * 500, bf16), ([100.0, 0.25, 0.25, 0.25, 0.25, -100.0], bf16), ([-0.314453125, -262.0, 0.30078125, 0.546875, -0.3828125, 0.275390625, 173.0, 0.00189208984375], bf16), ([1.0, 2.0, 3.0], bf16), ([], bf16), ([3.0, -0.015625, 0.0078125] * 30, bf16)),
     same=lambda got, wanted: float(got) == wanted,
     show=lambda values, rounded: f"the sum of {values}" if len(values) < 10 else f"the sum of {len(values)} numbers that begin with {values[:3]}",
     misconceptions=(
         Misconception("plain sum", _plain_sum, "no compensation: ones stop counting at 256, where the next BF16 number is 258."),
         Misconception("carry added with the wrong sign", _kahan_sign, "the carry is what was added too much: subtract it from the next value."),
         Misconception("rounded once at the end", lambda values, rounded: rounded(sum(values)), "only the final sum is rounded: every operation must go through rounded, since nothing wider exists here."),
+        Misconception("step not rounded", _kahan_wide_step, "value - carry is computed in full precision: it must go through rounded too."),
         Misconception("carry not rounded", _kahan_unrounded, "the carry is computed in full precision: each subtraction in it must go through rounded too."),
         Misconception("never rounded", lambda values, rounded: float(sum(values)), "this sums in full precision: every operation must go through rounded, as it would on hardware that has nothing wider."),
     ),
