@@ -280,3 +280,11 @@ def test_drawing_and_table_agree_on_the_result():
 def test_a_ruler_that_cannot_start_says_why(fmts, x, words):
     with pytest.raises(ValueError, match=words):
         UlpRuler(fmts, x)
+
+
+@pytest.mark.parametrize("typed", ["1e400", "1E4000", "-1e4000", "1e-4000"])
+def test_numbers_far_outside_every_format_are_shown_out_of_sight(typed):
+    for box in ("x", "delta"):
+        panel = UlpRuler(["E2M1", "FP64"], "1", "0")
+        panel.act({"act": box, "value": typed})
+        assert "could not be done" not in panel.frame["html"]

@@ -20,7 +20,8 @@ class Scale:
         self.pixels = (right - left) / (high - low)  # per unit, a Fraction
 
     def __call__(self, value) -> float:
-        return round(float(self.left + (Fraction(value) - self.low) * self.pixels), 1)
+        place = self.left + (Fraction(value) - self.low) * self.pixels
+        return round(float(min(max(place, -FAR), FAR)), 1)
 
     def shows(self, value) -> bool:
         """Whether a value lies in the stretch."""
