@@ -8,6 +8,9 @@ from .parts import binary, floor_log2, power
 TICK_ROOM, HALF_ROOM = 3, 14  # pixels that ticks, and marks half-way between them, need to stay apart
 
 
+FAR = 10**6  # pixels: out of sight, and still a number that a browser can read
+
+
 class Scale:
     """A stretch of the number line [low, high], drawn from pixel `left` to `right`. Places are computed in fractions.
 
