@@ -1,7 +1,20 @@
-"""The widgets: `BitPanel`, `UlpRuler`, `RoundingBench`. Each is a `Panel` made of pure functions in its own module."""
+"""The widgets, each a `Panel` made of pure functions in its own module."""
 
-from .bench import RoundingBench
-from .bits import BitPanel
-from .ruler import UlpRuler
+import importlib
 
-__all__ = ["BitPanel", "RoundingBench", "UlpRuler"]
+_HOME = {
+    "BitPanel": "bits",
+    "RoundingBench": "bench",
+    "UlpRuler": "ruler",
+    "UnderflowWindow": "window",
+    "ScalerTape": "tape",
+    "SwampingMicroscope": "microscope",
+    "MemoryLedger": "ledger",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'course.teaching.panels' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
