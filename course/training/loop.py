@@ -67,7 +67,7 @@ class Run:
 
     def __init__(self, plan, config, settings):
         self.plan, self.settings = plan, settings
-        self.model = GPT(config, settings.seed).to(plan.torch_type, DTYPES[plan.recipe.weights])
+        self.model = GPT(config, settings.seed).to(plan.torch_type, DTYPES[plan.recipe.stored.name.lower()])
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() < 2]
         groups = [

@@ -1,4 +1,4 @@
-"""A small GPT that can be read in one sitting: pre-norm blocks, causal attention, GELU, learned positions."""
+"""Two models that can be read in one sitting: a small GPT (pre-norm blocks, causal attention, GELU, learned positions) and an MLP."""
 
 from dataclasses import dataclass
 
@@ -119,3 +119,39 @@ def loss_of(model, inputs, targets):
     """Mean cross-entropy in nats per token, computed in FP32 whatever the format of the logits."""
     logits = model(inputs)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+class MLP(nn.Module):
+    """Linear layers of the given widths with ReLU between them: (batch, widths[0]) to logits (batch, widths[-1]).
+
+    Weights and biases are uniform within ±1/√(inputs), which is what `nn.Linear` begins with, but drawn from
+    numpy's generator seeded with `seed`, so that they are equal on every machine.
+
+    >>> MLP((64, 32, 10), seed=0)(torch.zeros(5, 64)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(self, widths=(64, 128, 128, 128, 10), seed=0):
+        super().__init__()
+        if len(widths) < 2 or min(widths) < 1:
+            raise RunError(f"widths {tuple(widths)} make no network: give at least two positive numbers")
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:]))
+        for layer, (weight, bias) in zip(self.layers, uniform_layers(widths, seed)):
+            with torch.no_grad():
+                layer.weight.copy_(weight)
+                layer.bias.copy_(bias)
+
+    def forward(self, x):
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def uniform_layers(widths, seed) -> list:
+    """The (weight (out, in), bias (out,)) of each layer of an `MLP`, float32."""
+    generator = np.random.default_rng(seed)
+    layers = []
+    for inputs, outputs in zip(widths, widths[1:]):
+        draws = generator.uniform(-1, 1, (outputs, inputs + 1)) / inputs**0.5
+        layers.append(torch.from_numpy(draws.astype(np.float32)).split([inputs, 1], dim=1))
+    return [(weight.contiguous(), bias.flatten()) for weight, bias in layers]

@@ -1,18 +1,20 @@
-"""Precision recipes by name: which number format each part of a training step uses, and how this device runs it.
+"""Precision recipes: which number format each role of a training step has, and how this device runs them.
 
-A recipe says *what* (weights, compute, master copy, loss scaling); `plan` says *how* on one device: natively through
-`torch.autocast`, or emulated, in FP32 with every operand and result of a matrix product rounded to the
-format. The native way is never taken where the device has no circuit for it: there a library converts
-element by element, and a CPU with AVX2 alone then multiplies BF16 eighty times more slowly than FP32.
+A recipe says *what*: the format of weights, activations, gradients, master copy, moments, reductions. `plan` says *how*
+the recipes of the `train` command run on one device: natively through `torch.autocast`, or emulated, in FP32 with every
+operand and result of a matrix product rounded to the format. The native way is never taken where the device has no
+circuit for it: there a library converts element by element, and a CPU with AVX2 alone then multiplies BF16 eighty times
+more slowly than FP32. Any other recipe runs, in any formats, under `course.training.emulation`.
 """
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from course.numerics.formats import BF16, FP16, FP32, TF32, FloatFormat
 from course.training import RunError
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,30 +22,62 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Formats of one training step, by name.
+    """The format of each role in a training step; FP32 where nothing else is said.
 
-    >>> RECIPES["bf16"].weights, RECIPES["bf16"].compute
-    ('fp32', 'bf16')
+    Raises `TypeError` where a role is given something else than a `FloatFormat`.
+
+    >>> RECIPES["fp16"].activations.name, RECIPES["fp16"].master.name, RECIPES["fp16"].scaler
+    ('FP16', 'FP32', True)
     """
 
     name: str
-    weights: str  # the parameters that the optimizer updates, and its two moments
-    compute: str  # operands of the matrix products; they accumulate in FP32
-    master: str | None = None  # full-precision parameters behind a shorter compute format; None: there are none
+    weights: FloatFormat = FP32  # the copy that is multiplied
+    activations: FloatFormat = FP32  # what one operation of the forward pass hands to the next
+    activation_gradients: FloatFormat = FP32  # the same on the way back
+    weight_gradients: FloatFormat = FP32  # what the optimizer reads
+    master: FloatFormat | None = None  # the longer copy that the optimizer updates; None: it updates `weights`
+    first_moment: FloatFormat = FP32  # momentum, and Adam's m
+    second_moment: FloatFormat = FP32  # Adam's v
+    reductions: FloatFormat = FP32  # sums, means, variances, log-probabilities, losses
     scaler: bool = False  # dynamic loss scaling, for a format whose small gradients underflow
 
+    def __post_init__(self):
+        for role, fmt in self.roles().items():
+            if not isinstance(fmt, FloatFormat) and not (role == "master" and fmt is None):
+                raise TypeError(f"{role}={fmt!r} is no FloatFormat: take one of course.numerics, such as BF16, or make your own")
+
+    def roles(self) -> dict:
+        """The format of each role, by the role's name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("name", "scaler")}
+
+    @property
+    def stored(self) -> FloatFormat:
+        """The format of the parameters that the optimizer updates."""
+        return self.master or self.weights
+
+    @property
+    def compute(self) -> str:
+        """The format of the operands of matrix products, as the `train` command and a device's list name it."""
+        return self.weights.name.lower()
+
     def as_dict(self) -> dict:
-        return asdict(self)
+        """Names instead of formats, as JSON values."""
+        return {"name": self.name, **{role: fmt and fmt.name for role, fmt in self.roles().items()}, "scaler": self.scaler}
+
+
+def _short(name, fmt, **more):
+    """Weights, activations and gradients in one format."""
+    return Recipe(name, weights=fmt, activations=fmt, activation_gradients=fmt, weight_gradients=fmt, **more)
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("fp32", weights="fp32", compute="fp32"),
-        Recipe("tf32", weights="fp32", compute="tf32"),
-        Recipe("bf16", weights="fp32", compute="bf16", master="fp32"),
-        Recipe("fp16", weights="fp32", compute="fp16", master="fp32", scaler=True),
-        Recipe("pure-bf16", weights="bf16", compute="bf16"),
+        Recipe("fp32"),
+        Recipe("tf32", weights=TF32, activations=TF32, activation_gradients=TF32, master=FP32),
+        _short("bf16", BF16, master=FP32),
+        _short("fp16", FP16, master=FP32, scaler=True),
+        _short("pure-bf16", BF16, first_moment=BF16, second_moment=BF16),
     )
 }
 
@@ -66,7 +100,7 @@ class Plan:
     def step(self):
         """The context in which forward and backward passes run."""
         recipe, dtype = self.recipe, DTYPES[self.recipe.compute]
-        rounded = recipe.master is not None
+        rounded = recipe.master is not None and recipe.compute != "tf32"
         if self.execution == "emulated":
             inner = RoundedProducts(dtype)
         elif rounded:
@@ -86,6 +120,8 @@ def plan(recipe, device) -> Plan:
         if recipe not in RECIPES:
             raise RunError(f"there is no precision {recipe!r}: choose one of {', '.join(RECIPES)}")
         recipe = RECIPES[recipe]
+    if recipe != RECIPES.get(recipe.name):
+        raise RunError(f"{recipe.name} is a recipe of your own: run it under course.training.emulation.Emulation")
     name = recipe.compute.upper()
     if recipe.compute in device.native:
         return Plan(recipe, device.torch_type, "native")

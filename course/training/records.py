@@ -14,7 +14,11 @@ _RUN = {
                  "median_step_seconds", "tokens_per_second", "memory"],
     "additionalProperties": False,
     "properties": {
-        "recipe": {"type": "object", "required": ["name", "weights", "compute", "master", "scaler"]},
+        "recipe": {
+            "type": "object",
+            "required": ["name", "weights", "activations", "activation_gradients", "weight_gradients", "master",
+                         "first_moment", "second_moment", "reductions", "scaler"],
+        },
         "execution": {"enum": ["native", "emulated"]},
         "losses": _NUMBERS,  # one per step, nats per token, before the update; null where it was not finite
         "validation": {"type": "array", "items": {"type": "array", "minItems": 2, "maxItems": 2}},  # [steps done, loss]

@@ -52,7 +52,24 @@ def test_unknown_precision():
 def test_scaling_belongs_to_fp16_and_masters_to_short_compute():
     assert [name for name, recipe in RECIPES.items() if recipe.scaler] == ["fp16"]
     for recipe in RECIPES.values():
-        assert (recipe.master is not None) == (recipe.weights != recipe.compute and recipe.compute in ("bf16", "fp16"))
+        assert (recipe.master is not None) == (recipe.stored.name.lower() != recipe.compute)
+        assert recipe.stored.name == ("BF16" if recipe.name == "pure-bf16" else "FP32")
+        # torch.optim keeps the moments in the dtype of the parameters
+        assert recipe.first_moment == recipe.second_moment == recipe.stored
+        assert recipe.reductions.name == "FP32"
+
+
+def test_a_role_takes_a_format_only():
+    with pytest.raises(TypeError, match="activations='bf16' is no FloatFormat"):
+        recipes.Recipe("mine", activations="bf16")
+    with pytest.raises(TypeError, match="weights=None"):
+        recipes.Recipe("mine", weights=None)
+
+
+def test_the_command_runs_only_its_own_recipes():
+    mine = recipes.Recipe("bf16", weights=RECIPES["fp16"].weights)
+    with pytest.raises(RunError, match="a recipe of your own.*Emulation"):
+        plan(mine, ZEN4)
 
 
 def test_native_bf16_computes_products_in_bf16_and_leaves_weights_alone():
@@ -123,5 +140,7 @@ def test_tf32_rounds_fp32_products_on_a_gpu():
 def test_all_recipes_are_named_by_their_key():
     assert all(name == recipe.name for name, recipe in RECIPES.items())
     assert recipes.RECIPES["bf16"].as_dict() == {
-        "name": "bf16", "weights": "fp32", "compute": "bf16", "master": "fp32", "scaler": False,
+        "name": "bf16", "weights": "BF16", "activations": "BF16", "activation_gradients": "BF16", "weight_gradients": "BF16",
+        "master": "FP32", "first_moment": "FP32", "second_moment": "FP32", "reductions": "FP32", "scaler": False,
     }  # fmt: skip
+    assert recipes.RECIPES["fp32"].as_dict()["master"] is None
