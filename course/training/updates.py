@@ -1,0 +1,116 @@
+"""How an update reaches a stored weight: rounded, diced, carried over, or through a master copy. Tensors are float32.
+
+The arithmetic is FP32, as in the registers of a chip; what is *stored* between two steps is rounded to a format, which is
+therefore emulated. Weights beyond the format's largest number overflow as its standard says ("ieee").
+"""
+
+import torch
+
+from course.numerics import BF16, FP32, round_rows, round_to
+
+UPDATES = ("nearest-even", "toward-zero", "stochastic", "kahan", "master", "remainder")
+EXTRAS = {"kahan": "carry", "master": "master", "remainder": "remainder"}  # what is stored beside the weight
+
+
+def stored(x, formats, rounding="nearest-even", generator=None):
+    """Round a float32 tensor to one format, or row i of it to `formats[i]`; overflow "ieee".
+
+    >>> stored(torch.tensor([1 + 2**-8, 1 + 3 * 2**-8]), BF16)
+    tensor([1.0000, 1.0156])
+    """
+    rounder = round_rows if isinstance(formats, (tuple, list)) else round_to
+    return rounder(x, formats, rounding, "ieee", generator)
+
+
+def check_update(update, formats, generator):
+    """Raise `ValueError`, saying what to write instead, for an update that these formats cannot have."""
+    if update not in UPDATES:
+        raise ValueError(f"update={update!r} is unknown: choose one of {', '.join(UPDATES)}")
+    if update == "stochastic" and not isinstance(generator, torch.Generator):
+        raise ValueError('update="stochastic" needs generator=torch.Generator().manual_seed(...), so that it can be repeated')
+    several = formats if isinstance(formats, (tuple, list)) else (formats,)
+    if update == "remainder" and any(fmt != BF16 for fmt in several):
+        names = ", ".join(sorted({fmt.name for fmt in several}))
+        raise ValueError(f'update="remainder" splits FP32 into BF16 and 16 more bits, so weights must be BF16, not {names}')
+
+
+def split(master):
+    """Cut FP32 numbers into BF16 weights (as float32) and int16 remainders, so that `join` restores every bit.
+
+    The weight is the *nearest* BF16 number: as with FP32 masters, the forward pass sees no bias. It is the upper half of
+    the bits, plus one where the lower half is 0x8000 or more; read as a signed number the remainder then says
+    whether one was added. A tie therefore goes away from zero: going to even could not be undone, since 0x8000
+    above an even weight would have two origins. Source of the idea: NVIDIA Apex, DistributedFusedAdam, `store_param_remainders`.
+    A NaN keeps its bits in the pair, but the weight alone shows it only for the usual quiet one.
+
+    >>> weight, remainder = split(torch.tensor([1.0, 1.0 + 2**-9, 1.0 + 3 * 2**-9]))
+    >>> weight.tolist(), remainder.tolist()
+    ([1.0, 1.0, 1.0078125], [0, 16384, -16384])
+    """
+    bits = master.detach().contiguous().view(torch.int32)
+    remainder = bits.to(torch.int16)  # the lower half: integer conversions keep the low bits
+    upper = bits - remainder.to(torch.int32)  # taking a negative remainder away carries one into the upper half
+    return upper.view(torch.float32), remainder
+
+
+def join(weight, remainder):
+    """The FP32 numbers that `split` cut: the weight's bits plus the signed remainder.
+
+    >>> join(*split(torch.tensor([0.1, -1e-40, float("inf")]))).tolist() == torch.tensor([0.1, -1e-40, float("inf")]).tolist()
+    True
+    """
+    bits = weight.detach().contiguous().view(torch.int32) + remainder.to(torch.int32)
+    return bits.view(torch.float32)
+
+
+def kahan(weight, carry, change, formats):
+    """Add `change + carry` to the weight; what the rounded weight did not take is the new carry, in the same format.
+
+    Two roundings to nearest-even, of the weight and of the carry; the sums between them are FP32.
+
+    >>> kahan(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([2.0**-9]), BF16)
+    (tensor([1.]), tensor([0.0020]))
+    """
+    wanted = carry + change
+    moved = stored(weight + wanted, formats)
+    return moved, stored(wanted - (moved - weight), formats)
+
+
+def begin(weight, formats, update) -> tuple:
+    """The weight as it is stored from the start (nearest-even), and a dict of what is stored beside it."""
+    rounded = stored(weight, formats)
+    if update == "master":
+        return rounded, {"master": weight.detach().clone()}
+    if update == "remainder":
+        upper, remainder = split(weight)
+        return upper, {"remainder": remainder}
+    return rounded, {"carry": torch.zeros_like(weight)} if update == "kahan" else {}
+
+
+def base_of(weight, extra):
+    """The number that an update is added to: the master copy where there is one, else the stored weight itself."""
+    if "remainder" in extra:
+        return join(weight, extra["remainder"])
+    return extra.get("master", weight.detach())
+
+
+def finish(weight, extra, target, change, formats, update, generator=None) -> tuple:
+    """Store an updated weight: (new weight, dict of what is stored beside it). `target` is base plus change in FP32."""
+    if update == "kahan":
+        moved, carry = kahan(weight, extra["carry"], change, formats)
+        return moved, {"carry": carry}
+    if update == "remainder":
+        upper, remainder = split(target)
+        return upper, {"remainder": remainder}
+    if update == "master":
+        return stored(target, formats), {"master": target}
+    return stored(target, formats, update, generator), {}
+
+
+def extra_bytes(update, weights=FP32) -> float:
+    """Bytes per parameter of what an update stores beside the weight: an FP32 master, a carry, a remainder, or nothing.
+
+    >>> [extra_bytes(update, BF16) for update in UPDATES]
+    [0, 0, 0, 2.0, 4.0, 2]
+    """
+    return {"master": FP32.bits / 8, "kahan": weights.bits / 8, "remainder": 2}.get(update, 0)
