@@ -30,7 +30,7 @@ def next_scale(scale, good_steps, found_inf, growth_factor=2.0, backoff_factor=0
     (tensor([ 65536., 131072.,  32768.]), tensor([1, 0, 0]))
     """
     bad = found_inf.bool()
-    grows = ~bad & (good_steps + 1 == growth_interval)
+    grows = good_steps + 1 == growth_interval
     grown, reduced = ((scale.double() * factor).float() for factor in (growth_factor, backoff_factor))
     scale = torch.where(bad, reduced, torch.where(grows & grown.isfinite(), grown, scale))
     return scale, torch.where(bad | grows, 0, good_steps + 1)
@@ -83,7 +83,7 @@ class StaticScaler:
         if not gradients:
             raise RuntimeError("no parameter of this optimizer has a gradient: call scale(loss).backward() first")
         progress.found_inf = not all(gradient.isfinite().all() for gradient in gradients)
-        inverse = self._scale.double().reciprocal().float()
+        inverse = 1 / self._scale
         for gradient in gradients:
             wide = torch.promote_types(gradient.dtype, torch.float32)  # a BF16 gradient is divided in FP32, then rounded
             gradient.copy_(gradient.to(wide) * inverse.to(gradient.device, wide))
