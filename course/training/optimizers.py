@@ -9,8 +9,10 @@ import torch
 
 from course.numerics import BF16, FP32
 
-from . import updates
-from .updates import EXTRAS, base_of, begin, check_update, extra_bytes, finish, stored
+from .storage import EXTRAS, bytes_per_parameter
+from .updates import base_of, begin, check_update, finish, stored
+
+__all__ = ["SGD", "AdamW", "bytes_per_parameter"]
 
 
 class _StoredOptimizer(torch.optim.Optimizer):
@@ -175,31 +177,3 @@ def _where_kept(skip, weights, old, new):
     keep = _column(skip, before)
     moved = {name: value if name == "step" else torch.where(keep, old[name], value) for name, value in new.items()}
     return torch.where(keep, before, after), moved
-
-
-def bytes_per_parameter(optimizer="adamw", weights=FP32, gradients=None, update="nearest-even", first_moment=FP32,
-                        second_moment=FP32, momentum=True, copy=None, block=None) -> dict:  # fmt: skip
-    """Bytes that training keeps for each parameter, by kind; activations come on top.
-
-    `gradients` have the weights' format by default. `copy`: a shorter copy of the weights that lives beside them through
-    the step. `block`: 8-bit moments carry one FP32 scale per so many values. Kinds that store nothing are 0.
-
-    >>> bytes_per_parameter(weights=BF16, update="master")
-    {'weights': 2.0, 'gradients': 2.0, 'master': 4.0, 'first moment': 4.0, 'second moment': 4.0, 'extras': 0}
-    """
-    if optimizer not in ("adamw", "sgd"):
-        raise ValueError(f'optimizer={optimizer!r}: choose "adamw" or "sgd"')
-    if update not in updates.UPDATES:
-        raise ValueError(f"update={update!r} is unknown: choose one of {', '.join(updates.UPDATES)}")
-    moments = [first_moment, second_moment] if optimizer == "adamw" else [first_moment] if momentum else []
-    extra = extra_bytes(update, weights)
-    scales = sum(4 / block for moment in moments if block and moment.bits == 8)
-    sizes = [moment.bits / 8 for moment in moments] + [0, 0]
-    return {
-        "weights": weights.bits / 8,
-        "gradients": (gradients or weights).bits / 8,
-        "master": extra if update == "master" else 0,
-        "first moment": sizes[0],
-        "second moment": sizes[1],
-        "extras": (0 if update == "master" else extra) + (copy.bits / 8 if copy else 0) + scales,
-    }

@@ -6,10 +6,9 @@ therefore emulated. Weights beyond the format's largest number overflow as its s
 
 import torch
 
-from course.numerics import BF16, FP32, round_rows, round_to
+from course.numerics import BF16, round_rows, round_to
 
-UPDATES = ("nearest-even", "toward-zero", "stochastic", "kahan", "master", "remainder")
-EXTRAS = {"kahan": "carry", "master": "master", "remainder": "remainder"}  # what is stored beside the weight
+from .storage import UPDATES
 
 
 def stored(x, formats, rounding="nearest-even", generator=None):
@@ -105,12 +104,3 @@ def finish(weight, extra, target, change, formats, update, generator=None) -> tu
     if update == "master":
         return stored(target, formats), {"master": target}
     return stored(target, formats, update, generator), {}
-
-
-def extra_bytes(update, weights=FP32) -> float:
-    """Bytes per parameter of what an update stores beside the weight: an FP32 master, a carry, a remainder, or nothing.
-
-    >>> [extra_bytes(update, BF16) for update in UPDATES]
-    [0, 0, 0, 2.0, 4.0, 2]
-    """
-    return {"master": FP32.bits / 8, "kahan": weights.bits / 8, "remainder": 2}.get(update, 0)

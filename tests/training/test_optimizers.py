@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from course.numerics import BF16, E4M3, FP16, FP32, round_rows, round_to
 from course.training.optimizers import SGD, AdamW, bytes_per_parameter
-from course.training.updates import EXTRAS, UPDATES, base_of, check_update, extra_bytes, join, kahan, split, stored
+from course.training.storage import EXTRAS, UPDATES, extra_bytes
+from course.training.updates import base_of, check_update, join, kahan, split, stored
 
 
 def numbers(seed, *shape):
@@ -318,7 +319,7 @@ def test_the_bytes_are_those_of_the_tensors_that_are_kept(update, kind, name):
     kept = sum(width.get(key, 4) for key, value in optimizer.state[p].items() if value.shape == p.shape)
     sizes = bytes_per_parameter(name, weights=BF16, update=update)
     assert sum(sizes.values()) == kept + 2 + 2  # and the weight and its gradient
-    assert extra_bytes(update, BF16) == sizes["master"] + sizes["extras"]
+    assert extra_bytes(update, BF16) == sizes.get(EXTRAS.get(update), 0)
 
 
 def test_the_usual_recipes_in_bytes():
@@ -329,7 +330,8 @@ def test_the_usual_recipes_in_bytes():
     assert total(weights=BF16, update="remainder") == 14 == total(weights=BF16, update="kahan")
     assert total(weights=BF16, first_moment=E4M3, second_moment=E4M3, block=256) == 4 + 2 + 8 / 256
     assert total(optimizer="sgd", momentum=False) == 8 and total(optimizer="sgd") == 12
-    assert bytes_per_parameter(copy=BF16)["extras"] == 2
+    assert bytes_per_parameter(copy=BF16)["copy"] == 2 and total(copy=BF16) == 18
+    assert list(bytes_per_parameter(weights=BF16, update="kahan")) == ["weights", "gradients", "carry", "first moment", "second moment"]
     with pytest.raises(ValueError, match="adamw"):
         bytes_per_parameter("adam")
     with pytest.raises(ValueError, match="unknown"):
