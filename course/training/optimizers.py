@@ -21,7 +21,7 @@ class _StoredOptimizer(torch.optim.Optimizer):
     def __init__(self, params, defaults, weights, update, generator, count):
         check_update(update, weights, generator)
         self.weights, self.update, self.generator, self.count = weights, update, generator, count
-        self.counts = []
+        self.counts, self.changes = [], []
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group):
@@ -45,7 +45,7 @@ class _StoredOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.counts = []
+        self.counts, self.changes = [], []
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -65,6 +65,7 @@ class _StoredOptimizer(torch.optim.Optimizer):
 
             taken = change if skip is None else torch.where(_column(skip, p), 0.0, change)
             self.counts.append(count_updates(p.detach().clone(), weight, taken))
+            self.changes.append(taken)
         p.copy_(weight)
         state.update(new)
 
