@@ -1,6 +1,5 @@
-"""Exercises of notebook 04: a scale that fits, the rule of the dynamic scale, one whole step, the scaler, order, scheduler."""
+"""Exercises of notebook 04: a scale that fits, the rule of the dynamic scale, one whole step, the scaler, the order of calls."""
 
-import itertools
 import math
 
 from course.numerics import FP16
@@ -269,96 +268,79 @@ SCALER = Exercise(
 # ---- 04-5
 
 
-def calls(micro_batches: int, optimizers: list) -> list:
+def calls(micro_batches: int, optimizers: list, skipped: bool) -> list:
     order = ["backward"] * micro_batches
     for name in optimizers:
         order += [f"unscale {name}", f"clip {name}", f"step {name}"]
-    return order + ["update"]
+    return order + (["update"] if skipped else ["update", "schedule"])
 
 
-def _ordered(order, micro_batches, optimizers):
-    """Each optimizer's three calls in a given order, with the backward passes before and one update after."""
-    return ["backward"] * micro_batches + [f"{call} {name}" for name in optimizers for call in order] + ["update"]
+def _ordered(verbs):
+    """The calls with other ones for each optimizer."""
+
+    def solve(micro_batches, optimizers, skipped):
+        each = [f"{verb} {name}" for name in optimizers for verb in verbs]
+        return ["backward"] * micro_batches + each + calls(0, [], skipped)
+
+    return solve
+
+
+def _unscales_each(micro_batches, optimizers, skipped):
+    unscaled = [f"unscale {name}" for name in optimizers]
+    return ["backward", *unscaled] * micro_batches + _ordered(["clip", "step"])(0, optimizers, skipped)
+
+
+def _updates_first(micro_batches, optimizers, skipped):
+    order = [call for call in calls(micro_batches, optimizers, skipped) if not call.startswith("step")]
+    return [*order[: order.index("update") + 1], *(f"step {name}" for name in optimizers), *order[order.index("update") + 1 :]]
+
+
+def _updates_each(micro_batches, optimizers, skipped):
+    order = [call for call in calls(micro_batches, optimizers, skipped) if call != "update"]
+    return [each for call in order for each in ([call, "update"] if call.startswith("step") else [call])]
 
 
 def _is_right(order):
+    """Whether the calls are in an order that does the same as the reference's: optimizers may take turns."""
     names = {call.split()[1] for call in order if " " in call}
     rows = [[order.index(f"{verb} {name}") for verb in ("unscale", "clip", "step")] for name in names]
-    last = max((i for i, call in enumerate(order) if call == "backward"), default=-1)
-    count = order.count("backward") + 3 * len(names) + 1
-    return len(order) == count and order[-1] == "update" and all(last < a < b < c for a, b, c in rows)
+    last_backward = max((i for i, call in enumerate(order) if call == "backward"), default=-1)
+    ends = [call for call in order if call in ("update", "schedule")]
+    last_step = max(row[-1] for row in rows)
+    return all(last_backward < a < b < c for a, b, c in rows) and order.index("update") > last_step and order.index(ends[0]) > last_step
 
 
 def _same_order(got, wanted):
-    """Optimizers may take turns: any order that keeps each one's own is the same."""
     got = [str(call) for call in got]
-    if got == wanted:
-        return True
-    try:
-        return sorted(got) == sorted(wanted) and _is_right(got) and _is_right(wanted)
-    except ValueError:
-        return False
-
-
-def _update_between(micro_batches, optimizers):
-    order = calls(micro_batches, optimizers)[:-1]
-    return [each for call in order for each in ([call, "update"] if call.startswith("step") else [call])]
+    return got == wanted or (sorted(got) == sorted(wanted) and _is_right(got) and _is_right(wanted))
 
 
 ORDER = Exercise(
     id="04-5",
-    title="the calls of one training step, in order, with several micro-batches and optimizers",
+    title="the calls of one training step, in order, with micro-batches, several optimizers and a scheduler",
     difficulty="medium",
-    minutes=8,
-    why="All gradients of a step carry the same scale until it ends: add them up, divide once, and update once, at the very end.",
+    minutes=10,
+    why="All gradients of a step carry one scale until it ends: add them up, divide once, update once. The scheduler counts the steps that were taken.",
     reference=calls,
-    cases=((1, ["A"]), (4, ["A"]), (1, ["A", "B"]), (2, ["A", "B"]), (3, ["G", "D"])),
-    show=lambda micro_batches, optimizers: f"{micro_batches} micro-batches, optimizers {', '.join(optimizers)}",
+    cases=((1, ["A"], False), (4, ["A"], False), (1, ["A", "B"], True), (2, ["A", "B"], False), (3, ["G", "D"], False), (1, ["A"], True), (2, ["G"], True)),
+    show=lambda micro_batches, optimizers, skipped: f"{micro_batches} micro-batches, optimizers {', '.join(optimizers)}, {'skipped' if skipped else 'taken'}",
     same=_same_order,
     misconceptions=(
-        Misconception("clips first", lambda n, names: _ordered(["clip", "unscale", "step"], n, names), "clip stands before unscale: the norm is then S times too large, and the step up to S times too small."),
-        Misconception("unscales each micro-batch", lambda n, names: [each for _ in range(n) for each in ["backward", *(f"unscale {name}" for name in names)]] + [f"{call} {name}" for name in names for call in ("clip", "step")] + ["update"], "unscale after every backward divides the first micro-batches again and again, and torch refuses it: once, when all are added."),
-        Misconception("never unscales before clipping", lambda n, names: _ordered(["clip", "step"], n, names), "step would unscale, but clip comes before it: then unscale has to be called by hand."),
-        Misconception("updates before the step", lambda n, names: [*(call for call in calls(n, names)[:-1] if not call.startswith("step")), "update", *(f"step {name}" for name in names)], "update ends the step: called before step it forgets what unscale has found, and step would divide a second time, by the new scale."),
-        Misconception("updates after each optimizer", _update_between, "one update for all: called in between, the second optimizer's gradients would be divided by a scale that they were not multiplied with."),
-        Misconception("updates after each micro-batch", lambda n, names: ["backward", "update"] * n + calls(0, names)[:-1], "the scale must not change between micro-batches: gradients of different scales would be added up."),
-        Misconception("steps each micro-batch", lambda n, names: calls(1, names) * n, "this is n small steps. Accumulation takes one step for all micro-batches."),
+        Misconception("clips first", _ordered(["clip", "unscale", "step"]), "clip stands before unscale: the norm is then S times too large, and the step up to S times too small."),
+        Misconception("unscales each micro-batch", _unscales_each, "unscale after every backward divides the first micro-batches again and again, and torch refuses it: once, when all are added up."),
+        Misconception("never unscales before clipping", _ordered(["clip", "step"]), "step would unscale, but clip comes before it: call unscale by hand, ahead of clip."),
+        Misconception("updates before the step", _updates_first, "update ends the step: called before step it forgets what unscale has done, and step divides a second time, by the new scale."),
+        Misconception("updates after each optimizer", _updates_each, "one update for all: after the first one the scale may differ from the one that the second optimizer's gradients carry."),
+        Misconception("updates after each micro-batch", lambda n, names, skipped: ["backward", "update"] * n + [c for c in calls(0, names, skipped) if c != "update"], "the scale must not change between micro-batches: gradients of different scales would be added up."),
+        Misconception("steps each micro-batch", lambda n, names, skipped: calls(1, names, True) * n + ["schedule"] * (not skipped), "these are several small steps. Accumulation takes one step for all micro-batches."),
+        Misconception("schedules on a skipped step", lambda n, names, skipped: calls(n, names, False), "on a skipped step the weights stay, and so must the learning rate: no schedule there."),
+        Misconception("leaves out a skipped step", lambda n, names, skipped: [c for c in calls(n, names, skipped) if not (skipped and c.startswith("step"))], "step is called in any case: the scaler itself decides to skip it, and update counts on it."),
     ),
     hints=(
-        "Which calls are made per micro-batch, which per optimizer, and which once?",
-        "backward for each micro-batch; unscale, clip, step for each optimizer; update once.",
-        'order = ["backward"] * ___; for name in optimizers: order += [f"unscale {name}", ___, ___]; return order + ["update"]',
+        "Which calls are made per micro-batch, which per optimizer, which once, and which only if the step was taken?",
+        "backward for each micro-batch; unscale, clip, step for each optimizer; then update; then schedule, unless skipped.",
+        'order = ["backward"] * ___; for name in optimizers: order += [f"unscale {name}", ___, ___]; return order + (["update"] if skipped else ___)',
     ),
 )
 
-# ---- 04-6
-
-
-def steps_taken(scales: list) -> int:
-    return sum(after >= before for before, after in itertools.pairwise(scales))
-
-
-TAKEN = Exercise(
-    id="04-6",
-    title="how many steps were really taken, read off the loss scale before and after each",
-    difficulty="easy",
-    minutes=5,
-    why="Only a skipped step makes the scale smaller. The scheduler of the learning rate moves on at the others, so that it ends where it should.",
-    reference=steps_taken,
-    cases=(([8.0, 8.0, 4.0, 4.0, 8.0],), ([4.0, 2.0, 1.0],), ([1.0, 2.0, 4.0, 8.0],), ([16.0],), ([16.0] * 6,), ([2.0, 4.0, 2.0, 2.0, 2.0, 1.0, 2.0],)),
-    show=lambda scales: f"scales {scales}",
-    misconceptions=(
-        Misconception("steps on a skipped step", lambda scales: len(scales) - 1, "every step is counted: where the scale fell, the optimizer did nothing and the scheduler has to wait."),
-        Misconception("growth taken for a skip", lambda scales: sum(a == b for a, b in itertools.pairwise(scales)), "a scale that grew belongs to a good step: only a smaller one tells of a skip."),
-        Misconception("counts the skipped ones", lambda scales: sum(b < a for a, b in itertools.pairwise(scales)), "these are the steps that were skipped."),
-        Misconception("counts the scales", lambda scales: steps_taken(scales) + 1, "one too many: the first scale stands before the first step."),
-        Misconception("counts the times it grew", lambda scales: sum(b > a for a, b in itertools.pairwise(scales)), "most good steps leave the scale as it is; those count too."),
-    ),
-    hints=(
-        "What does the scale do on a skipped step, and what can it do on a good one?",
-        "itertools.pairwise(scales) gives the scale before and after each step.",
-        "return sum(after ___ before for before, after in itertools.pairwise(scales))",
-    ),
-)
-
-EXERCISES = (LARGEST, RULE, STEP, SCALER, ORDER, TAKEN)
+EXERCISES = (LARGEST, RULE, STEP, SCALER, ORDER)
