@@ -68,7 +68,7 @@ class MemoryLedger(Panel):
     40 GB   3             2.5 B
     80 GB   2             5 B
     141 GB  1             8.81 B
-    FP32 masters (mixed precision with BF16 weights and gradients, and FP32 masters behind the weights): 16 bytes per parameter, 112 GB or 104.31 GiB, exactly as much as FP32 and Adam. That fits on one card of 141 GB, with 29 GB left for activations.
+    FP32 masters: mixed precision with BF16 weights and gradients, and FP32 masters behind the weights. It keeps 16 bytes per parameter, 112 GB or 104.31 GiB, exactly as much as FP32 and Adam. That fits on one card of 141 GB, with 29 GB left for activations.
     """
 
     update, view, table, text = map(staticmethod, (update, view, table, text))

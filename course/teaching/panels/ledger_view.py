@@ -118,8 +118,8 @@ def about(parameters: int) -> str:
 def say(state) -> str:
     """The sentence that says what the present state means."""
     size = state.parameters * total(state.recipe)
-    what = f"{state.recipe} ({RECIPES[state.recipe][1]}): {number(total(state.recipe), 4)} bytes per parameter"
-    return f"{what}, {number(size / 10**9)} GB or {number(size / 2**30)} GiB, {_compare(state.recipe)}. {_room(state, size)}"
+    each = f"It keeps {number(total(state.recipe), 4)} bytes per parameter, {number(size / 10**9)} GB or {number(size / 2**30)} GiB"
+    return f"{state.recipe}: {RECIPES[state.recipe][1]}. {each}, {_compare(state.recipe)}. {_room(state, size)}"
 
 
 def _compare(recipe):
