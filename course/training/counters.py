@@ -113,6 +113,17 @@ def count_gradients(x, fmt: FloatFormat, scale=1.0) -> GradientCount:
     return GradientCount(total, zero, at_most_flush - zero, below_normal - at_most_flush, finite - below_normal, total - finite)
 
 
+def kind_of(x: float, fmt: FloatFormat) -> str:
+    """What rounding makes of one number: "zero" (it was), "flushed", "subnormal", "normal" or "overflowed".
+
+    >>> from course.numerics import FP16
+    >>> [kind_of(x, FP16) for x in (0.0, 2**-25, -1e-6, 1.0, 65520)]
+    ['zero', 'flushed', 'subnormal', 'normal', 'overflowed']
+    """
+    count = count_gradients(torch.tensor([x], dtype=torch.float64), fmt)
+    return next(field for field, there in vars(count).items() if there and field != "total")
+
+
 def count_updates(before, after, update) -> UpdateCount:
     """Compare stored weights `before` and `after` a step that wanted to add `update`; three tensors of one shape.
 

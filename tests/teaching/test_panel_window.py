@@ -88,8 +88,8 @@ def test_the_largest_scale_is_the_last_without_overflow():
 
 
 def test_steps_and_layers():
-    state = start(LAYERED)
-    assert (state.step, state.layer) == ("10", "all layers") and fate(state).count.total == 4000
+    state = start(LAYERED, step=10)
+    assert start(LAYERED).step == "0" and (state.step, state.layer) == ("10", "all layers") and fate(state).count.total == 4000
     one = do(state, "layer", "new")
     assert fate(one).count.total == 3700
     assert fate(do(one, "step", "0")).count.total == 4000  # step 0 has no such layer: all of them
@@ -99,6 +99,8 @@ def test_steps_and_layers():
     for act in ("step", "layer"):
         with pytest.raises(ValueError, match="there is no"):
             do(state, act, "nonsense")
+    with pytest.raises(ValueError, match="there is no step '9': choose one of 0, 10"):
+        start(LAYERED, step=9)
     with pytest.raises(ValueError, match="no gradients: give a tensor"):
         Sizes({})
 
@@ -166,7 +168,7 @@ def test_any_sequence_of_actions_keeps_a_state_that_can_be_shown(sequence):
 
 
 def test_start_over_and_the_ends_of_the_slider():
-    first = start(LAYERED, "BF16", 3)
+    first = start(LAYERED, "BF16", 3, step=10)
     state = first
     for act, value in (("preset 2", ""), ("step", "0"), ("layer", "last"), ("exponent -1", ""), ("scale", "40")):
         state = do(state, act, value)

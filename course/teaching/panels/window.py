@@ -132,10 +132,12 @@ PRESETS = {
 }
 
 
-def start(gradients, fmt="FP16", power=0) -> WindowState:
-    """The first state: the last step, all its layers."""
-    sizes = gradients if isinstance(gradients, Sizes) else Sizes(gradients)
-    step = list(sizes.steps)[-1]
+def start(gradients, fmt="FP16", power=0, step=None) -> WindowState:
+    """The first state: all layers of the step given, or of the first one."""
+    sizes = Sizes(gradients)
+    step = next(iter(sizes.steps)) if step is None else str(step)
+    if step not in sizes.steps:
+        raise ValueError(f"there is no step {step!r}: choose one of {', '.join(sizes.steps)}")
     fmt = get_format(fmt)
     borders(fmt)  # a format without zero has none
     if power not in SCALES:
@@ -224,10 +226,11 @@ _ACTIONS = {
 class UnderflowWindow(Panel):
     """Gradients by powers of two, and what rounding them to a format does under a loss scale: flushed, subnormal, normal, overflow.
 
-    `gradients` is a tensor or an array, a dict of layers, or a dict of steps with a dict of layers each. Shares are
-    exact counts of the nonzero entries; in the stored text they follow a ≈, for gradients differ in the last digits
-    from processor to processor. Up to a million entries a view is drawn within a tenth of a second. Rounding is to
-    nearest, ties to even; overflow is IEEE's. Raises `ValueError` for an unknown format or a power off the slider.
+    `gradients` is a tensor or an array, a dict of layers, or a dict of steps with a dict of layers each; the loss scale
+    starts at 2^power, at `step` or the first one. Shares are exact counts of the nonzero entries; in the stored text they
+    follow a ≈, for gradients differ in the last digits from processor to processor. A million entries are drawn within a
+    tenth of a second. Rounding is to nearest, ties to even; overflow is IEEE's. Raises `ValueError` for an unknown
+    format or step, or a power off the slider.
 
     >>> print(UnderflowWindow([2**-26, 2**-25, 2**-20, 0.5], "FP16"))
     UnderflowWindow: 4 gradients, FP16, loss scale 2⁰
@@ -240,5 +243,5 @@ class UnderflowWindow(Panel):
 
     update, view, table, text = map(staticmethod, (update, view, table, text))
 
-    def __init__(self, gradients, fmt="FP16", power=0):
-        super().__init__(start(gradients, fmt, power))
+    def __init__(self, gradients, fmt="FP16", power=0, step=None):
+        super().__init__(start(gradients, fmt, power, step))
