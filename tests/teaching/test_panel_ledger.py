@@ -83,7 +83,7 @@ def test_sizes_as_people_write_them(typed, size):
 def test_nonsense_keeps_the_account(typed):
     before = start("7 B")
     state = do(before, "type", typed)
-    assert state.message.endswith("The panel still shows 7 B.") and state.parameters == before.parameters and len(state.message) < 250
+    assert state.message.endswith("The panel still shows 7 B.") and ": try 7B, 125 M" in state.message and state.parameters == before.parameters and len(state.message) < 250
     assert say(state) == say(before) and "<script>" not in view(state)
     other = do(state, "recipe 4")  # is no other number: the text stays, to be corrected
     assert (other.draft, other.message) == (typed.strip(), state.message)

@@ -45,13 +45,15 @@ def read_size(text) -> int:
     >>> read_size("7B"), read_size("1.3 billion"), read_size("350 000 000"), read_size("2^20")
     (7000000000, 1300000000, 350000000, 1048576)
     """
-    clean = re.sub(r"(?<=\d)[ ,_](?=\d{3}\b)", "", str(text).strip())
-    number, unit = re.fullmatch(r"(.*?)\s*([A-Za-z]*)", clean, re.DOTALL).groups()
-    if unit.lower() not in _UNITS:
-        raise ValueError(f"{str(text).strip()[:40]!r} is no size that I can read: try 7B, 125 M, 1.3e9 or 350 000 000")
-    size = read_number(number) * _UNITS[unit.lower()]
+    typed = str(text).strip()
+    clean = re.sub(r"(?<=\d)[ ,_](?=\d{3}\b)", "", typed)
+    digits, unit = re.fullmatch(r"(.*?)\s*([A-Za-z]*)", clean, re.DOTALL).groups()
+    try:
+        size = read_number(digits) * _UNITS[unit.lower()]
+    except (ValueError, KeyError):
+        raise ValueError(f"{typed[:40]!r} is no size that I can read: try 7B, 125 M, 1.3e9 or 350 000 000") from None
     if not (math.isfinite(size) and 1 <= size <= LARGEST and size == int(size)):
-        raise ValueError(f"{str(text).strip()[:40]!r} is no whole number of parameters from 1 to {LARGEST:.0e}: try 7B, 125 M or 1.3e9")
+        raise ValueError(f"{typed[:40]!r} is no whole number of parameters from 1 to {LARGEST:.0e}: try 7B, 125 M or 1.3e9")
     return int(size)
 
 
