@@ -61,7 +61,7 @@ def say(state) -> str:
         "moves": f"{name} moves: the update is {share} times half the gap.",
         "overflow": f"{name} overflows: the sum is beyond {decimal(state.fmt.max, 12)}.",
     }[kind]
-    return f"{first} {_say_steps(state, kind)}{_say_crowd(state)}".strip()
+    return " ".join(filter(None, [first, _say_steps(state, kind), _say_crowd(state)]))
 
 
 def _say_steps(state, kind):
@@ -87,11 +87,13 @@ def _say_crowd(state):
     if state.crowd is None or not state.delta:
         return ""
     moved, total = sum(moved for _, moved, _ in crowd_bars(state)), state.crowd.sizes.size
-    return f" Of the {total} nonzero weights {100 * moved / max(1, total):.1f} % would move under an update of this size."
+    return f"Of the {total} nonzero weights {100 * moved / max(1, total):.1f} % would move under an update of this size."
 
 
-def crowd_bars(state) -> list:
+def crowd_bars(state, most=24) -> list:
     """For each binade of the crowd from small to large: (exponent, how many would move, how many there are).
+
+    Of more than `most` binades the smallest share one entry, under the exponent of the largest of them.
 
     Each weight is rounded into the format first; an update of this size that shrinks it and one that grows it may
     fare differently at a power of two only: the shrinking one is counted.
@@ -105,7 +107,16 @@ def crowd_bars(state) -> list:
     sizes = round_to(torch.from_numpy(state.crowd.sizes), state.fmt)
     moved = (round_to(sizes - float(abs(state.delta)), state.fmt) != sizes).numpy()
     exponents = np.frexp(state.crowd.sizes)[1] - 1
-    return [(int(e), int(moved[exponents == e].sum()), int((exponents == e).sum())) for e in range(exponents.min(), exponents.max() + 1)]
+    lowest = max(exponents.min(), exponents.max() + 1 - most)
+    exponents = exponents.clip(lowest)
+    return [(int(e), int(moved[exponents == e].sum()), int((exponents == e).sum())) for e in range(lowest, exponents.max() + 1)]
+
+
+def _crowd_rows(state):
+    """The crowd in words: what moves, binade by binade from large to small; the last entry holds all the rest."""
+    bars = crowd_bars(state, most=8)[::-1]
+    names = [f"weights from {power(e)}" for e, *_ in bars[:-1]] + [f"weights below {power(e + 1)}" for e, *_ in bars[-1:]]
+    return [(name, f"{moved} of {total} move") for name, (_, moved, total) in zip(names, bars)]
 
 
 # ---- the live page
@@ -263,9 +274,6 @@ def crowd_drawing(state) -> str:
     bars = crowd_bars(state)
     if not bars:
         return ""
-    if len(bars) > 24:  # the smallest share one bar
-        rest = bars[: len(bars) - 23]
-        bars = [(rest[-1][0], sum(m for _, m, _ in rest), sum(t for *_, t in rest)), *bars[len(bars) - 23 :]]
     tallest, wide = max(total for *_, total in bars), (WIDTH - 2 * LEFT) / len(bars)
     high, parts = CROWD - 58, []
     for i, (exponent, moved, total) in enumerate(bars):
@@ -284,7 +292,7 @@ def crowd_drawing(state) -> str:
 
 def table(state) -> str:
     """The state as a plain table."""
-    rows = facts(state) + [(f"weights from {power(e)}", f"{moved} of {total} move") for e, moved, total in crowd_bars(state)]
+    rows = facts(state) + _crowd_rows(state)
     return plain_table(("", state.fmt.name), rows, f"w = {short(state.w_text, state.w)}, update {short(state.delta_text, state.delta)}. {say(state)}")
 
 
@@ -294,9 +302,10 @@ def text(state) -> str:
     lines = [f"SwampingMicroscope: {state.fmt.name}, w = {state.w_text}, update {state.delta_text}{made}"]
     down, up = thresholds(state.fmt, state.stored)
     if None not in (down, up):
-        lines.append(f"stored {decimal(state.stored, 20)}, exactly it would be {decimal(state.exact, 20)}; gap below {binary(2 * down)}, above {binary(2 * up)}")
+        exact = f", exactly it would be {decimal(state.exact, 20)}" if state.steps else ""
+        lines.append(f"stored {decimal(state.stored, 20)}{exact}; gap below {binary(2 * down)}, above {binary(2 * up)}")
         lines.append(f"lost: updates {_up_to(up, state)} upwards and {_up_to(down, state)} downwards")
-    lines += [f"weights from {power(e)}: {moved} of {total} move" for e, moved, total in crowd_bars(state)]
+    lines += [": ".join(row) for row in _crowd_rows(state)]
     return "\n".join([*lines, say(state)])
 
 
