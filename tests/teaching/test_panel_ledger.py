@@ -104,14 +104,16 @@ def test_presets_and_the_slider_bring_what_they_say():
 def test_the_bars_are_true_to_scale():
     page = view(start("7B", "pure BF16"))
     widths = [float(width) for width in re.findall(r'<rect[^>]* width="([\d.]+)"', page)]
-    assert len(widths) == 4 + 4 and sum(widths[:4]) * 2 == pytest.approx(sum(widths[4:])) and sum(widths[4:]) == pytest.approx(16 * 50)
+    assert widths == pytest.approx([2 * 50 - 3] * 4 + [4 * 50 - 3] * 4), "50 pixels a byte, less the gap between segments"
+    places = [float(x) for x in re.findall(r'<rect x="([\d.]+)"', page)]
+    assert places == pytest.approx([1 + 100 * i for i in range(4)] + [1 + 200 * i for i in range(4)])
     assert view(start("7B", REFERENCE)).count("<rect") == 4, "the reference is not compared with itself"
     assert page.count('aria-pressed="true"') == 1 and page.index('aria-pressed="true"') < page.index("pure BF16</button>")
 
 
 def test_small_things_are_not_shown_as_nothing():
     assert number(Fraction(7, 10**6)) == "7e-06" and number(Fraction(0)) == "0" and number(Fraction(123456)) == "123 456"
-    assert "10.0312" in text(start("7B", "8-bit moments")) and "scales" in text(start("7B", "8-bit moments"))
+    assert "10.03125" in text(start("7B", "8-bit moments")) and "scales" in text(start("7B", "8-bit moments"))
 
 
 def test_start_over_brings_the_first_state_back():

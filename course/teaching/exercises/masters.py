@@ -182,7 +182,7 @@ MASTER = Exercise(
     show=lambda w, gradients, lr, rounded: f"w = {w!r}, {len(gradients)} gradients that begin with {gradients[:3]}, lr = {lr!r}",
     misconceptions=(
         Misconception("master re-read from the weight", _each(lambda m, w, c, r: (w - c, r(w - c))), "each step starts from the rounded weight, so the master is lost on each step: long arithmetic, short memory. It stalls exactly like pure BF16."),
-        Misconception("master rounded too", _each(lambda m, w, c, r: (r(m - c), r(m - c))), "the master itself goes through rounded on each step: then it is no master, and small updates vanish."),
+        Misconception("master rounded too", _each(lambda m, w, c, r: (r(m - c), r(m - c))), "the master itself goes through rounded (or is read back from what did), so the master is lost on each step, and small updates vanish."),
         Misconception("weight updated by itself", _each(lambda m, w, c, r: (m - c, r(w - c))), "the weight gets its own update in BF16, beside the master: it must be the rounded master."),
         Misconception("rounds the update", _each(lambda m, w, c, r: (m - r(c), r(m - r(c)))), "the update was rounded before it reached the master: it is computed and added in full precision."),
         Misconception("weight not rounded", _each(lambda m, w, c, r: (m - c, m - c)), "the weight that is multiplied is BF16: put it through rounded."),

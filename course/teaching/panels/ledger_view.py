@@ -8,7 +8,9 @@ from .ledger_sizes import CARDS, RECIPES, REFERENCE, SIZES, cards_needed, larges
 from .parts import button, entry, escape, plain_table, presets, rich, sentence
 
 WIDTH, BAR, FULL = 900, 40, 18  # pixels; a bar of full width stands for 18 bytes
-_SHORT = {"first moment": "moment 1", "second moment": "moment 2", "remainder": "rest"}
+HIGH = 236  # pixels of the account with the most rows, so that nothing below it jumps
+_NAMES = {"first moment": "moment m", "second moment": "moment v"}
+_SHORT = {"first moment": "m", "second moment": "v"}  # where the segment is narrow
 _WIDTHS = {4: "FP32", 2: "BF16", 1: "E4M3"}  # the look of a segment is that of a format as wide
 
 
@@ -20,7 +22,7 @@ def view(state) -> str:
         f"{_slider(state)}"
         f'<div class="cp-bar"><span class="cp-label">Recipe</span><span class="cp-presets" role="group" aria-label="Recipe">{recipes}</span></div>'
         f"{drawing(state)}"
-        f'<div class="cp-cards"><div class="cp-card">{plain_table(*account(state))}</div>'
+        f'<div class="cp-cards"><div class="cp-card" style="min-height:{HIGH}px">{plain_table(*account(state))}</div>'
         f'<div class="cp-card">{plain_table(*fits(state))}</div></div>'
         f"{sentence(say(state), state.message)}"
     )
@@ -52,11 +54,12 @@ def _bar(name, top):
         width = float(size) * WIDTH / FULL
         style = look(_width_name(size))
         parts.append(
-            f'<rect x="{x:.2f}" y="{top}" width="{width:.2f}" height="{BAR}" fill="{style.colour}" stroke="currentColor" stroke-width="1.2"/>'
+            f'<rect x="{x + 1:.2f}" y="{top}" width="{max(width - 3, 0.5):.2f}" height="{BAR}" fill="{style.colour}" stroke="currentColor"/>'
         )
         if width > 40:  # a narrower segment has its name in the table only
             label = f'<text x="{x + width / 2:.2f}" text-anchor="middle" style="fill:{text_on(style.colour)}"'
-            parts.append(f'{label} y="{top + 17}">{_SHORT.get(kind, kind)}</text>{label} y="{top + 33}">{number(size)}</text>')
+            name = (_NAMES if width > 70 else _SHORT).get(kind, kind)
+            parts.append(f'{label} y="{top + 17}">{name}</text>{label} y="{top + 33}">{number(size)}</text>')
         x += width
     return "".join(parts)
 
@@ -92,7 +95,7 @@ def account(state) -> tuple:
     rows = []
     for kind, size in kinds:
         amount = state.parameters * size
-        rows.append((kind, number(size, 4), number(amount / 10**9), number(amount / 2**30)))
+        rows.append((kind, number(size, 5), number(amount / 10**9), number(amount / 2**30)))
     return ("kind", "bytes each", "GB", "GiB"), rows, f"{state.typed} parameters, {state.recipe}"
 
 
@@ -118,7 +121,7 @@ def about(parameters: int) -> str:
 def say(state) -> str:
     """The sentence that says what the present state means."""
     size = state.parameters * total(state.recipe)
-    each = f"It keeps {number(total(state.recipe), 4)} bytes per parameter, {number(size / 10**9)} GB or {number(size / 2**30)} GiB"
+    each = f"It keeps {number(total(state.recipe), 5)} bytes per parameter, {number(size / 10**9)} GB or {number(size / 2**30)} GiB"
     return f"{state.recipe}: {RECIPES[state.recipe][1]}. {each}, {_compare(state.recipe)}. {_room(state, size)}"
 
 
