@@ -13,7 +13,7 @@ from ..panel import Panel
 from .microscope_view import table, text, view
 from .parts import can_start_over, floor_log2, get_format
 from .places import as_typed, short
-from .ruler import finite
+from .ruler import finite, writable
 
 MOST_STEPS = 5000
 SIZES = range(-4 * 40, 4 * 16 + 1)  # stops of the slider: quarter binades of |update|
@@ -142,16 +142,13 @@ def size_stop(delta) -> int:
 def _size(state, value):
     exponent, quarter = divmod(max(SIZES[0], min(SIZES[-1], round(float(value)))), 4)
     size = (1 + Fraction(quarter, 4)) * Fraction(2) ** exponent
-    return _delta(state, -size if state.delta < 0 else size)
+    delta = -size if state.delta < 0 else size
+    return _put(state, "delta", delta, writable(delta))
 
 
-def _delta(state, delta):
-    odd, exponent = delta, 0
-    while odd.denominator > 1:
-        odd, exponent = odd * 2, exponent - 1
-    sign, odd = ("-" if odd < 0 else ""), abs(odd.numerator)
-    text = str(delta) if exponent == 0 else f"{sign}2^{exponent}" if odd == 1 else f"{sign}{odd:#x}p{exponent}"
-    return _put(state, "delta", delta, text)
+def _turn(state):
+    text = state.delta_text.strip()
+    return _put(state, "delta", -state.delta, text[1:] if text.startswith("-") else f"-{text.lstrip('+')}")
 
 
 def _format(state, value):
@@ -189,7 +186,7 @@ def _preset(state, number):
 
 _ACTIONS = {
     "w": _typed("w"), "delta": _typed("delta"), "size": _size, "format": _format, "step": _step, "nudge": _nudge,
-    "scale": _scale, "preset": _preset, "turn": lambda state: _delta(state, -state.delta),
+    "scale": _scale, "preset": _preset, "turn": _turn,
     "back": lambda state: replace(state, steps=0), "zoom": lambda state, by: replace(state, zoom=max(-3, min(12, state.zoom + by))),
 }  # fmt: skip
 
