@@ -1,8 +1,8 @@
 """SGD and AdamW whose weights and moments are stored in chosen formats. Arithmetic is FP32; storage is emulated.
 
-Parameters stay float32 tensors, with values of the format `weights`. In FP32 throughout, each step gives the same bits as
-torch.optim's (same operations, same order). A moment is computed in FP32, used so in this step, and rounded (nearest-even,
-overflow "ieee") where it is stored for the next one: what fused optimizers do with moments in BF16.
+Parameters stay float32 tensors, with values of the format `weights`. In FP32 throughout, each step gives the same
+bits as torch.optim's (same operations, same order). A moment is computed in FP32, used so in this step, and rounded
+(nearest-even, overflow "ieee") where it is stored for the next one: what fused optimizers do with moments in BF16.
 """
 
 import torch
@@ -25,11 +25,15 @@ class _StoredOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group):
-        """Take parameters over: they are rounded to `weights` (nearest-even) here, and a master keeps what they were."""
+        """Take parameters over: they are rounded to `weights` (nearest-even) here; a master keeps what they were.
+
+        So load a model's weights before; those loaded later would be overwritten by what the master remembers.
+        """
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if p.dtype != torch.float32:
-                raise TypeError(f"a parameter is {p.dtype}: these optimizers emulate their formats over float32 parameters")
+                what = f"a parameter is {p.dtype}"
+                raise TypeError(f"{what}: these optimizers emulate their formats over float32 parameters")
             rows = len(self.weights) if isinstance(self.weights, (tuple, list)) else None
             if rows is not None and (p.dim() == 0 or p.shape[0] != rows):
                 raise ValueError(f"{rows} formats, but a parameter of shape {tuple(p.shape)}: one row per format")
@@ -40,7 +44,7 @@ class _StoredOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None, skip=None):
-        """One step. `skip`, a boolean tensor with one entry per row, leaves those rows wholly untouched, step count and all."""
+        """One step. `skip`, a boolean tensor with one entry per row, leaves those rows untouched, step count and all."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -55,7 +59,8 @@ class _StoredOptimizer(torch.optim.Optimizer):
     def _step_one(self, p, group, skip):
         state = self.state[p]
         if skip is not None and (skip.dim() != 1 or p.dim() == 0 or len(skip) != p.shape[0]):
-            raise ValueError(f"skip has shape {tuple(skip.shape)}: give one entry for each row of a parameter {tuple(p.shape)}")
+            shapes = tuple(skip.shape), tuple(p.shape)
+            raise ValueError("skip has shape {}: give one entry for each row of a parameter {}".format(*shapes))
         extra = {EXTRAS[self.update]: state[EXTRAS[self.update]]} if self.update in EXTRAS else {}
         target, change, moments = self._move(base_of(p, extra), p.grad, state, group, skip)
         weight, extra = finish(p.detach(), extra, target, change, self.weights, self.update, self.generator)
@@ -84,7 +89,8 @@ class _StoredOptimizer(torch.optim.Optimizer):
         """Take a saved state up; raises `ValueError` where the weights were stored in another way."""
         found = state_dict.get("stored")
         if found != self._setting:
-            raise ValueError(f"this state was saved by {found}, and this optimizer is {self._setting}: make it the same way first")
+            both = f"this state was saved by {found}, and this optimizer is {self._setting}"
+            raise ValueError(f"{both}: make it the same way first")
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         for state in self.state.values():
             if "remainder" in state:  # torch gives every loaded tensor the parameter's dtype
@@ -94,11 +100,12 @@ class _StoredOptimizer(torch.optim.Optimizer):
 
 
 class SGD(_StoredOptimizer):
-    """SGD with momentum and (coupled) weight decay as in torch.optim.SGD; `weights` and `moment` are stored in formats.
+    """SGD with momentum and (coupled) weight decay as torch.optim.SGD; weights and momentum are stored in formats.
 
-    `update` says how the sum reaches the stored weight: "nearest-even", "toward-zero", "stochastic" (needs `generator`),
-    "kahan" (a carry in the weight's format), "master" (an FP32 copy), "remainder" (16 more bits beside a BF16 weight).
-    Formats may be tuples, one per row of every parameter. `count=True` fills `counts` with an `UpdateCount` per parameter.
+    `update` says how the sum reaches the stored weight: "nearest-even", "toward-zero", "stochastic" (needs
+    `generator`), "kahan" (a carry in the weight's format), "master" (an FP32 copy), "remainder" (16 more bits beside a
+    BF16 weight). Formats may be tuples, one per row of every parameter. `count=True` fills `counts` with an
+    `UpdateCount` and `changes` with the wanted change for each parameter of the last step.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
     >>> w.grad = torch.tensor([1.0])
@@ -109,7 +116,8 @@ class SGD(_StoredOptimizer):
     def __init__(self, params, lr, momentum=0.0, weight_decay=0.0, weights=FP32, update="nearest-even", moment=FP32,
                  generator=None, count=False):  # fmt: skip
         self.moment = moment
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay), weights, update, generator, count)
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__(params, defaults, weights, update, generator, count)
 
     def _moments(self, p, group):
         return {"momentum": torch.zeros_like(p)} if group["momentum"] else {}
@@ -127,28 +135,30 @@ class SGD(_StoredOptimizer):
 class AdamW(_StoredOptimizer):
     """AdamW as torch.optim.AdamW (Adam for weight_decay=0); weights and both moments are stored in formats.
 
-    `weights`, `update`, `generator`, `count` and tuples of formats as in `SGD`. `eps` and the betas are FP64 numbers that
-    multiply FP32 values: they are not rounded to a moment's format, but their products are, where they are stored.
+    `weights`, `update`, `generator`, `count` and tuples of formats as in `SGD`. `eps` and the betas are FP64 numbers
+    that multiply FP32 values: they are not rounded to a moment's format, but their products are, where they are stored.
     Source: I. Loshchilov and F. Hutter, arXiv:1711.05101.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
-    >>> w.grad = torch.tensor([5.0])  # the first step is lr, whatever the gradient; 0.001 is below half an ulp of 1.0
+    >>> w.grad = torch.tensor([5.0])  # the first step is lr, whatever the gradient: below half an ulp of 1.0
     >>> adam = AdamW([w], lr=0.001, weights=BF16, update="master"); adam.step()
     >>> w.item(), round(adam.state[w]["master"].item(), 6)
     (1.0, 0.999)
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, weights=FP32, update="nearest-even",
-                 first_moment=FP32, second_moment=FP32, generator=None, count=False):  # fmt: skip
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, weights=FP32,
+                 update="nearest-even", first_moment=FP32, second_moment=FP32, generator=None, count=False):  # fmt: skip
         self.first_moment, self.second_moment = first_moment, second_moment
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), weights, update, generator, count)
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, defaults, weights, update, generator, count)
 
     def _moments(self, p, group):
-        return {"step": torch.zeros((), dtype=torch.int64), "first": torch.zeros_like(p), "second": torch.zeros_like(p)}
+        none_yet = torch.zeros((), dtype=torch.int64)
+        return {"step": none_yet, "first": torch.zeros_like(p), "second": torch.zeros_like(p)}
 
     def _move(self, base, grad, state, group, skip):
         lr, (beta1, beta2), decay = group["lr"], group["betas"], group["lr"] * group["weight_decay"]
-        step = state["step"] + (1 if skip is None else (~skip).long().cpu())  # a row that skips does not count the step
+        step = state["step"] + (1 if skip is None else (~skip).long().cpu())  # a row that skips does not count it
         first = state["first"].lerp(grad, 1 - beta1)
         second = (state["second"] * beta2).addcmul_(grad, grad, value=1 - beta2)
         size = _scalars(step, base, lambda t: -lr / (1 - beta1**t))
@@ -157,12 +167,14 @@ class AdamW(_StoredOptimizer):
         target = (base * (1 - decay) if decay else base) + change
         if decay:
             change = change - decay * base
-        return target, change, {"step": step, "first": stored(first, self.first_moment), "second": stored(second, self.second_moment)}
+        moments = {"first": stored(first, self.first_moment), "second": stored(second, self.second_moment)}
+        return target, change, moments | {"step": step}
 
 
 def _scalars(steps, like, rule):
-    """`rule` of each row's step count, in FP64 and then FP32 (as torch does with its scalars), shaped to multiply `like`."""
-    values = torch.tensor([rule(max(t, 1)) for t in steps.view(-1).tolist()], dtype=torch.float32, device=like.device)
+    """`rule` of each row's step count, in FP64 and then FP32 (as torch does with its scalars), to multiply `like`."""
+    values = [rule(max(t, 1)) for t in steps.view(-1).tolist()]
+    values = torch.tensor(values, dtype=torch.float32, device=like.device)
     return values.view(-1, *[1] * (like.dim() - 1)) if steps.dim() else values[0]
 
 

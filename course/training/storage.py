@@ -21,8 +21,8 @@ def bytes_per_parameter(optimizer="adamw", weights=FP32, gradients=None, update=
                         second_moment=FP32, momentum=True, copy=None, block=None) -> dict:  # fmt: skip
     """Bytes that training keeps for each parameter, by kind, in the order of use; activations come on top.
 
-    Formats are those of storage; `gradients` have the weights' by default. `copy` is a shorter copy of the weights that
-    lives beside them, as autocast makes one. `block`: 8-bit moments share one FP32 scale between so many. Raises
+    Formats are those of storage; `gradients` have the weights' by default. `copy` is a shorter copy of the weights
+    that lives beside them, as autocast makes one. `block`: 8-bit moments share one FP32 scale between so many. Raises
     `ValueError` for an optimizer other than "adamw" and "sgd" (which has no moment at `momentum=False`).
 
     >>> bytes_per_parameter(weights=BF16, update="master")
@@ -35,7 +35,8 @@ def bytes_per_parameter(optimizer="adamw", weights=FP32, gradients=None, update=
     first = first_moment if optimizer == "adamw" or momentum else None
     second = second_moment if optimizer == "adamw" else None
     short = [moment for moment in (first, second) if moment and moment.bits == E4M3.bits]
-    formats = {"weights": weights, "copy": copy, "gradients": gradients or weights, "first moment": first, "second moment": second}
+    formats = {"weights": weights, "copy": copy, "gradients": gradients or weights}
+    formats |= {"first moment": first, "second moment": second}
     sizes = {kind: fmt.bits / 8 for kind, fmt in formats.items() if fmt}
     extra = extra_bytes(update, weights)
     sizes |= {EXTRAS[update]: extra} if extra else {}

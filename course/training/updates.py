@@ -1,7 +1,7 @@
-"""How an update reaches a stored weight: rounded, diced, carried over, or through a master copy. Tensors are float32.
+"""How an update reaches a stored weight: rounded, diced, carried over, or through a master copy. All float32 tensors.
 
-The arithmetic is FP32, as in the registers of a chip; what is *stored* between two steps is rounded to a format, which is
-therefore emulated. Weights beyond the format's largest number overflow as its standard says ("ieee").
+The arithmetic is FP32, as in the registers of a chip; what is *stored* between two steps is rounded to a format, which
+is therefore emulated. Weights beyond the format's largest number overflow as its standard says ("ieee").
 """
 
 import torch
@@ -26,21 +26,23 @@ def check_update(update, formats, generator):
     if update not in UPDATES:
         raise ValueError(f"update={update!r} is unknown: choose one of {', '.join(UPDATES)}")
     if update == "stochastic" and not isinstance(generator, torch.Generator):
-        raise ValueError('update="stochastic" needs generator=torch.Generator().manual_seed(...), so that it can be repeated')
+        way_out = "needs generator=torch.Generator().manual_seed(...), so that it can be repeated"
+        raise ValueError(f'update="stochastic" {way_out}')
     several = formats if isinstance(formats, (tuple, list)) else (formats,)
     if update == "remainder" and any(fmt != BF16 for fmt in several):
         names = ", ".join(sorted({fmt.name for fmt in several}))
-        raise ValueError(f'update="remainder" splits FP32 into BF16 and 16 more bits, so weights must be BF16, not {names}')
+        what = 'update="remainder" splits FP32 into BF16 and 16 more bits'
+        raise ValueError(f"{what}, so weights must be BF16, not {names}")
 
 
 def split(master):
     """Cut FP32 numbers into BF16 weights (as float32) and int16 remainders, so that `join` restores every bit.
 
-    The weight is the *nearest* BF16 number: as with FP32 masters, the forward pass sees no bias. It is the upper half of
-    the bits, plus one where the lower half is 0x8000 or more; read as a signed number the remainder then says
-    whether one was added. A tie therefore goes away from zero: going to even could not be undone, since 0x8000
-    above an even weight would have two origins. Source of the idea: NVIDIA Apex, DistributedFusedAdam, `store_param_remainders`.
-    A NaN keeps its bits in the pair, but the weight alone shows it only for the usual quiet one.
+    The weight is the *nearest* BF16 number: as with FP32 masters, the forward pass sees no bias. It is the upper half
+    of the bits, plus one where the lower half is 0x8000 or more; read as a signed number the remainder then says
+    whether one was added. A tie therefore goes away from zero: going to even could not be undone, since an even weight
+    with the remainder 0x8000 would have two origins. A NaN keeps its bits in the pair, but the weight alone shows it
+    only for the usual quiet one. Source: NVIDIA Apex, DistributedFusedAdam, `store_param_remainders`.
 
     >>> weight, remainder = split(torch.tensor([1.0, 1.0 + 2**-9, 1.0 + 3 * 2**-9]))
     >>> weight.tolist(), remainder.tolist()
@@ -55,7 +57,8 @@ def split(master):
 def join(weight, remainder):
     """The FP32 numbers that `split` cut: the weight's bits plus the signed remainder.
 
-    >>> join(*split(torch.tensor([0.1, -1e-40, float("inf")]))).tolist() == torch.tensor([0.1, -1e-40, float("inf")]).tolist()
+    >>> x = torch.tensor([0.1, -1e-40, float("inf")])
+    >>> torch.equal(join(*split(x)), x)
     True
     """
     bits = weight.detach().contiguous().view(torch.int32) + remainder.to(torch.int32)
