@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: a scale that fits, the rule of the dynamic scale, one whole step, the scaler, the order of calls."""
+"""Exercises of notebook 04: a scale that fits, the rule of the dynamic scale, the scaler, one whole step, the order of calls."""
 
 import math
 
@@ -114,6 +114,81 @@ RULE = Exercise(
 # ---- 04-3
 
 
+def train(gradients: list, scale: float, growth_interval: int, fp16) -> list:
+    weight, good_steps, trace = 0.0, 0, []
+    for gradient in gradients:
+        scaled = fp16(gradient * scale)
+        if math.isfinite(scaled):
+            weight -= scaled / scale
+            good_steps += 1
+            if good_steps == growth_interval:
+                scale, good_steps = scale * 2, 0
+        else:
+            scale, good_steps = scale / 2, 0
+        trace.append((scale, weight))
+    return trace
+
+
+def _train(finite=math.isfinite, taken=lambda scaled, old, new: scaled / old, rule=next_scale, skip=True):
+    """The run with another look for Inf, another update or another rule for the scale."""
+
+    def solve(gradients, scale, growth_interval, fp16):
+        weight, good, trace = 0.0, 0, []
+        for gradient in gradients:
+            scaled = fp16(gradient * scale)
+            old = scale
+            scale, good = rule(scale, good, not finite(scaled), growth_interval)
+            if finite(scaled) or not skip:
+                weight -= taken(scaled, old, scale)
+            trace.append((scale, weight))
+        return trace
+
+    return solve
+
+
+def _nothing_rounded(gradients, scale, growth_interval, fp16):
+    return train(gradients, scale, growth_interval, lambda x: x)
+
+
+_late = next(m.solve for m in RULE.misconceptions if m.name == "halves too late")
+_through = next(m.solve for m in RULE.misconceptions if m.name == "counts growth through a skipped step")
+
+SCALER = Exercise(
+    id="04-3",
+    title="a run of one weight under your own dynamic loss scaler",
+    difficulty="hard",
+    minutes=15,
+    why="This is the whole of a dynamic loss scaler; torch's gives the same trace on the same gradients.",
+    reference=train,
+    cases=tuple((tape, scale, interval, fp16) for tape, scale, interval in (
+        ([0.25] * 8, 2.0**16, 3), ([0.25, 16.0, 0.25, 0.25, 16.0, 0.25], 2.0**16, 2000), ([2.0**-30] * 8, 1.0, 1), ([0.25] * 6, 2.0**20, 4),
+        ([0.25, math.nan, 0.25, 0.25, 0.25], 2.0**16, 2), ([-1.0, 2.0**-28, 100.0, 0.1, 0.3, -0.7, 0.9], 2.0**10, 2), ([1.0, -64.0, 1.0, 1.0, 1.0, 1.0], 2.0**12, 3),
+        ([2.0**-26, 2.0**-20], 2.0**12, 2000), ([0.1, 0.2, 0.3, 0.4, 1e5, 0.6, 0.7], 2.0**5, 4), ([], 2.0**16, 4),
+    )),  # fmt: skip
+    show=lambda gradients, scale, growth_interval, fp16: f"gradients {gradients}, scale {scale}, growth interval {growth_interval}",
+    misconceptions=(
+        Misconception("unscales with the new scale", _train(taken=lambda scaled, old, new: scaled / new), "the scale is updated before the gradient is divided: on the step that doubles it the update is half of what it should be."),
+        Misconception("unscales in FP16", _train(taken=lambda scaled, old, new: fp16(scaled / old)), "the quotient is rounded to FP16, where it underflows again. The weight is FP32: divide there."),
+        Misconception("steps on a skipped step", _train(skip=False), "after Inf or NaN the weight must stay as it is."),
+        Misconception("looks for Inf only", _train(finite=lambda x: not math.isinf(x)), "NaN is taken for a good gradient: ask math.isfinite."),
+        Misconception("never unscales", _train(taken=lambda scaled, old, new: scaled), "the gradient is S times too large when it reaches the weight: divide by scale."),
+        Misconception("divides the learning rate by S", _train(taken=lambda scaled, old, new: scaled / old / old), "divided by S twice: once is unscaling, and the learning rate stays as it is."),
+        Misconception("nothing is rounded", _nothing_rounded, "the scaled gradient has to go through fp16: that is where it overflows or underflows."),
+        Misconception("halves too late", _train(rule=_late), "the scale is halved only at the second bad step in a row: halve at the first."),
+        Misconception("counts growth through a skipped step", _train(rule=_through), "a skipped step sets the count of good steps back to 0."),
+        Misconception("grows one step late", _train(rule=_grows_at(0)), "the scale doubles one step late: with growth_interval = 1 every good step doubles it."),
+        Misconception("grows one step early", _train(rule=_grows_at(2)), "the scale doubles one step early: it takes growth_interval good steps in a row."),
+    ),
+    hints=(
+        "Each turn: scale and round, look, then either step and count or halve and begin to count anew, and write down where you are.",
+        "scaled = fp16(gradient * scale) is what arrives. If it is finite, weight -= scaled / scale happens before the scale may change.",
+        "if math.isfinite(scaled): weight -= ___; good_steps += 1; (if good_steps == ___: double, count 0); else: scale, good_steps = ___, 0; then trace.append((scale, weight))",
+    ),
+)
+
+# ---- 04-4
+
+
 def clipped_step(weights: list, gradients: list, scale: float, lr: float, max_norm: float) -> list:
     gradients = [g / scale for g in gradients]
     if not all(map(math.isfinite, gradients)):
@@ -158,7 +233,7 @@ def _close(got, wanted):
 
 
 STEP = Exercise(
-    id="04-3",
+    id="04-4",
     title="one step of SGD from scaled gradients: unscale, look for Inf and NaN, clip, step",
     difficulty="medium",
     minutes=10,
@@ -187,81 +262,6 @@ STEP = Exercise(
         "In which unit is max_norm meant, and in which unit do the gradients arrive?",
         "Divide, look, clip, step: math.isfinite for the look, math.hypot(*gradients) for the norm.",
         "gradients = [g / ___ for g in gradients]; if not all(map(math.isfinite, gradients)): return ___; factor = max_norm / max(max_norm, ___)",
-    ),
-)
-
-# ---- 04-4
-
-
-def train(gradients: list, scale: float, growth_interval: int, fp16) -> list:
-    weight, good_steps, trace = 0.0, 0, []
-    for gradient in gradients:
-        scaled = fp16(gradient * scale)
-        if math.isfinite(scaled):
-            weight -= scaled / scale
-            good_steps += 1
-            if good_steps == growth_interval:
-                scale, good_steps = scale * 2, 0
-        else:
-            scale, good_steps = scale / 2, 0
-        trace.append((scale, weight))
-    return trace
-
-
-def _train(finite=math.isfinite, taken=lambda scaled, old, new: scaled / old, rule=next_scale, skip=True):
-    """The run with another look for Inf, another update or another rule for the scale."""
-
-    def solve(gradients, scale, growth_interval, fp16):
-        weight, good, trace = 0.0, 0, []
-        for gradient in gradients:
-            scaled = fp16(gradient * scale)
-            old = scale
-            scale, good = rule(scale, good, not finite(scaled), growth_interval)
-            if finite(scaled) or not skip:
-                weight -= taken(scaled, old, scale)
-            trace.append((scale, weight))
-        return trace
-
-    return solve
-
-
-def _nothing_rounded(gradients, scale, growth_interval, fp16):
-    return train(gradients, scale, growth_interval, lambda x: x)
-
-
-_late = next(m.solve for m in RULE.misconceptions if m.name == "halves too late")
-_through = next(m.solve for m in RULE.misconceptions if m.name == "counts growth through a skipped step")
-
-SCALER = Exercise(
-    id="04-4",
-    title="a run of one weight under your own dynamic loss scaler",
-    difficulty="hard",
-    minutes=15,
-    why="This is the whole of a dynamic loss scaler; torch's gives the same trace on the same gradients.",
-    reference=train,
-    cases=tuple((tape, scale, interval, fp16) for tape, scale, interval in (
-        ([0.25] * 8, 2.0**16, 3), ([0.25, 16.0, 0.25, 0.25, 16.0, 0.25], 2.0**16, 2000), ([2.0**-30] * 8, 1.0, 1), ([0.25] * 6, 2.0**20, 4),
-        ([0.25, math.nan, 0.25, 0.25, 0.25], 2.0**16, 2), ([-1.0, 2.0**-28, 100.0, 0.1, 0.3, -0.7, 0.9], 2.0**10, 2), ([1.0, -64.0, 1.0, 1.0, 1.0, 1.0], 2.0**12, 3),
-        ([2.0**-26, 2.0**-20], 2.0**12, 2000), ([0.1, 0.2, 0.3, 0.4, 1e5, 0.6, 0.7], 2.0**5, 4), ([], 2.0**16, 4),
-    )),  # fmt: skip
-    show=lambda gradients, scale, growth_interval, fp16: f"gradients {gradients}, scale {scale}, growth interval {growth_interval}",
-    misconceptions=(
-        Misconception("unscales with the new scale", _train(taken=lambda scaled, old, new: scaled / new), "the scale is updated before the gradient is divided: on the step that doubles it the update is half of what it should be."),
-        Misconception("unscales in FP16", _train(taken=lambda scaled, old, new: fp16(scaled / old)), "the quotient is rounded to FP16, where it underflows again. The weight is FP32: divide there."),
-        Misconception("steps on a skipped step", _train(skip=False), "after Inf or NaN the weight must stay as it is."),
-        Misconception("looks for Inf only", _train(finite=lambda x: not math.isinf(x)), "NaN is taken for a good gradient: ask math.isfinite."),
-        Misconception("never unscales", _train(taken=lambda scaled, old, new: scaled), "the gradient is S times too large when it reaches the weight: divide by scale."),
-        Misconception("divides the learning rate by S", _train(taken=lambda scaled, old, new: scaled / old / old), "divided by S twice: once is unscaling, and the learning rate stays as it is."),
-        Misconception("nothing is rounded", _nothing_rounded, "the scaled gradient has to go through fp16: that is where it overflows or underflows."),
-        Misconception("halves too late", _train(rule=_late), "the scale is halved only at the second bad step in a row: halve at the first."),
-        Misconception("counts growth through a skipped step", _train(rule=_through), "a skipped step sets the count of good steps back to 0."),
-        Misconception("grows one step late", _train(rule=_grows_at(0)), "the scale doubles one step late: with growth_interval = 1 every good step doubles it."),
-        Misconception("grows one step early", _train(rule=_grows_at(2)), "the scale doubles one step early: it takes growth_interval good steps in a row."),
-    ),
-    hints=(
-        "Each turn: scale and round, look, then either step and count or halve and begin to count anew, and write down where you are.",
-        "scaled = fp16(gradient * scale) is what arrives. If it is finite, weight -= scaled / scale happens before the scale may change.",
-        "if math.isfinite(scaled): weight -= ___; good_steps += 1; (if good_steps == ___: double, count 0); else: scale, good_steps = ___, 0; then trace.append((scale, weight))",
     ),
 )
 
@@ -343,4 +343,4 @@ ORDER = Exercise(
     ),
 )
 
-EXERCISES = (LARGEST, RULE, STEP, SCALER, ORDER)
+EXERCISES = (LARGEST, RULE, SCALER, STEP, ORDER)
