@@ -92,12 +92,10 @@ def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optim
     trials = tuple(trials)
     if not trials:
         raise RunError("a sweep needs at least one trial")
-    network = _Network(trials, widths, overflow, initial_gain)
-    network.count = count
+    network = _Network(trials, widths, overflow, initial_gain, count)
     stepper = _optimizer(trials, network.parameters, optimizer, update, generator, count,
                          dict(lr=lr, momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay))  # fmt: skip
-    scale = torch.tensor([float(t.scale) for t in trials])
-    factor = torch.tensor([float(t.loss_weight) for t in trials])
+    scale, factor = (torch.tensor([float(getattr(t, name)) for t in trials]) for name in ("scale", "loss_weight"))
     good = torch.zeros(len(trials), dtype=torch.int64)
     dynamic, skips = (torch.tensor([getattr(t, name) for t in trials]) for name in ("dynamic", "skips"))
     record = {name: [] for name in ("losses", "scales", "skipped", "moved", "lost", "flushed")}
@@ -157,8 +155,8 @@ def _one(formats):
 class _Network:
     """K MLPs as one batched model, with a rounding at every boundary between operations."""
 
-    def __init__(self, trials, widths, overflow, gain):
-        self.overflow, self.count = overflow, False
+    def __init__(self, trials, widths, overflow, gain, count):
+        self.overflow, self.count = overflow, count
         self.formats = {
             role: _one(tuple(getattr(t.recipe, role) for t in trials))
             for role in ("weights", "activations", "activation_gradients", "weight_gradients", "reductions")
