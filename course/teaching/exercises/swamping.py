@@ -36,7 +36,7 @@ _PAIRS = (
 
 MOVES = Exercise(
     id="05-1",
-    title="does a BF16 weight move under this update?",
+    title="whether a BF16 weight moves under an update",
     difficulty="medium",
     minutes=8,
     why="An update is lost up to half of the gap on its own side of the weight; at exactly half the last bit of the weight decides.",

@@ -11,7 +11,7 @@ from .ruler_scale import Scale, marks
 from .ruler_view import row_colour
 
 WIDTH, LEFT = 720, 8
-LENS, PATH, CROWD = 128, 150, 158  # heights of the three drawings
+LENS, PATH, CROWD = 138, 150, 158  # heights of the three drawings
 
 
 # ---- what there is to say
@@ -140,11 +140,11 @@ def view(state) -> str:
     )
     return (
         f'<div class="cp-bar">{entry("w", "Weight w", boxes["w"])}{entry("delta", "Update", boxes["delta"])}'
-        f'<select data-act="format" data-key="format" aria-label="Format of the stored weight">{options}</select></div>'
+        f'<select data-act="format" data-key="format" aria-label="Format of the stored weight">{options}</select>'
+        f'<span class="cp-label">Zoom</span><span class="cp-steps" role="group" aria-label="Zoom">{zooms}</span></div>'
         f'<div class="cp-bar">{presets(PRESETS)}</div>{slider}'
         f'<div class="cp-bar"><span class="cp-label">Steps</span><span class="cp-steps" role="group" aria-label="Steps">{steps}</span>'
-        f'<span class="cp-label">Move w</span><span class="cp-steps" role="group" aria-label="Move w">{moves}</span>'
-        f'<span class="cp-label">Zoom</span><span class="cp-steps" role="group" aria-label="Zoom">{zooms}</span></div>'
+        f'<span class="cp-label">Move w</span><span class="cp-steps" role="group" aria-label="Move w">{moves}</span></div>'
         f"{lens(state)}{path_drawing(state)}{crowd_drawing(state)}{_facts(state)}{sentence(say(state), message)}"
     )
 
@@ -158,14 +158,14 @@ def facts(state) -> list:
     """Name and value of what the drawings show, as text."""
     down, up = thresholds(state.fmt, state.stored)
     lost = "; ".join(
-        f"{'up' if way else 'down'} by as much as {binary(half)}" + (f" ({decimal(half, 12)})" if binary(half) != decimal(half, 12) else "")
+        f"{'up' if way else 'down'} by {'as much as' if _even(state) else 'less than'} {binary(half)}" + (f" ({decimal(half, 12)})" if binary(half) != decimal(half, 12) else "")
         for way, half in ((1, up), (0, down)) if half is not None
     )  # fmt: skip
     return [
         ("stored weight", decimal(state.stored, 20)),
         ("exact weight", decimal(state.exact, 20)),
         ("update", f"{decimal(state.delta, 20)}, {_count(state.steps)} made" if state.steps else decimal(state.delta, 20)),
-        ("lost", (lost or "nothing to lose at the end of the format") + (", ties too" if lost and _even(state) else "; ties move" if lost else "")),
+        ("lost", lost or "nothing to lose at the end of the format"),
     ]
 
 
@@ -201,7 +201,7 @@ def lens(state) -> str:
         f'<text x="{here}" y="{line + 34}" text-anchor="middle" class="cp-halo">stored {decimal(state.stored, 14)}</text>',
     ]
     if right - left > 60:
-        parts.append(f'<text x="{(left + right) / 2}" y="{line - 32}" text-anchor="middle" class="cp-halo">an update that ends here is lost</text>')
+        parts.append(f'<text x="{(left + right) / 2}" y="{line + 54}" text-anchor="middle" class="cp-halo">an update that ends in the grey part is lost</text>')
     parts += _neighbour_names(state, scale, line) + _sum_arrow(state, scale, line)
     label = f"The number line of {state.fmt.name} around the stored weight"
     return f'<svg viewBox="0 0 {WIDTH} {LENS}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
