@@ -126,6 +126,15 @@ def test_a_carry_brings_home_what_nearest_loses():
     assert torch.equal(carried, round_to(carried, BF16))
 
 
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_a_carry_brings_decay_home_too_and_it_counts_as_wanted(kind):
+    make = lambda update: lambda p: kind(p, lr=0.01, weight_decay=0.1, weights=BF16, update=update, count=True)  # noqa: E731
+    stuck, optimizer = run(make("nearest-even"), torch.ones(3), [torch.zeros(3)] * 100)
+    decayed, _ = run(make("kahan"), torch.ones(3), [torch.zeros(3)] * 100)
+    assert stuck.eq(1).all() and (decayed - 0.999**100).abs().max() < 0.01
+    assert (optimizer.counts[0].wanted, optimizer.counts[0].lost) == (3, 3)
+
+
 @given(st.floats(-100, 100, width=32), st.floats(-1, 1, width=32))
 def test_one_step_with_a_carry_loses_less_than_an_ulp_of_the_carry(w, change):
     w, change = stored(torch.tensor([w]), BF16), torch.tensor([change])
@@ -240,6 +249,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(update, kind):
     q = torch.nn.Parameter(saved["weight"])
     second = kind([q], generator=dice(99), **options)
     second.load_state_dict(saved["optimizer"])
+    assert {name: value.dtype for name, value in second.state[q].items()} == {name: value.dtype for name, value in first.state[p].items()}
     for gradient in gradients:
         for w, optimizer in ((p, first), (q, second)):
             w.grad = gradient.clone()
