@@ -64,6 +64,7 @@ def test_presets_are_what_they_are_called():
     assert [s.outcome for s in large] == ["skipped"] * 7 + ["stepped"] * 5 and large[-1].next_scale == 2.0**17
     small = outcomes("too small at the start")
     assert small == ["w₂ lost"] * 12 + ["stepped"] * 12
+    assert (preset("a spike").at, preset("growth, until it is too much").at, preset("too small at the start").at) == (5, 8, 0)  # the telling step
     growth = replay(preset("growth, until it is too much"))
     assert [s.number for s in growth if s.skipped] == [9, 14, 19, 24] and max(s.scale for s in growth) == 2.0**18
     assert outcomes("a NaN for ten steps").count("skipped") == 10 and outcomes("a NaN for ten steps")[-1] == "stepped"
@@ -126,6 +127,7 @@ def test_the_page_shows_which_step_is_meant_and_what_each_one_was():
 def test_table_and_text_merge_like_steps():
     state = preset("a NaN in the model: forever")
     assert "steps 4–169: nan, skipped, S 2¹⁶, good steps 3 → 0, then S 0" in text(state) and len(text(state).splitlines()) == 5
+    assert "steps 1–12: ordinary, w₂ lost" in text(preset("too small at the start"))
     assert table(state).count("<tr>") == 4 and "4–169" in table(state) and say(state).split(".")[0] in table(state)
 
 
