@@ -21,13 +21,14 @@ import traitlets
 from .style import PANEL_CSS
 
 _SCRIPT = """
+let ahead = null; // a slider that has moved on while an answer was on its way: the answer must not push it back
 function morph(old, now) { // make old like now, touching only what differs: focus, a drag, a half-typed word survive
   if (old.nodeName !== now.nodeName) return old.replaceWith(now);
   if (old.nodeType === 3) { if (old.data !== now.data) old.data = now.data; return; }
   for (const {name} of [...old.attributes]) if (name !== "tabindex" && !now.hasAttribute(name)) old.removeAttribute(name);
   for (const {name, value} of now.attributes) if (old.getAttribute(name) !== value) {
     old.setAttribute(name, value);
-    if (name === "value" && !old.matches(":active")) old.value = value;
+    if (name === "value" && old !== ahead && !old.matches(":active")) old.value = value;
   }
   if (now.nodeName === "OPTION") old.selected = now.selected;
   const [had, has] = [[...old.childNodes], [...now.childNodes]];
@@ -45,7 +46,7 @@ function render({ model, el }) {
     all.forEach(b => b.setAttribute("tabindex", b === stop ? "0" : "-1"));
   });
   const post = action => { answering = true; model.send(action); };
-  const act = node => { if (waiting) post(waiting); waiting = null; post({ act: node.dataset.act, value: node.value }); };
+  const act = node => { if (waiting) post(waiting); waiting = ahead = null; post({ act: node.dataset.act, value: node.value }); };
   const draw = () => {
     const key = root.contains(document.activeElement) && document.activeElement.dataset.key;
     const page = root.cloneNode(false);
@@ -54,7 +55,7 @@ function render({ model, el }) {
     if (key && document.activeElement.dataset.key !== key) root.querySelector(`[data-key="${key}"]`)?.focus();
     rove();
     answering = false;
-    if (waiting) { post(waiting); waiting = null; }
+    if (waiting) { post(waiting); waiting = ahead = null; }
   };
   root.addEventListener("focusin", rove);
   root.addEventListener("click", e => { const b = e.target.closest("button[data-act]"); if (b) act(b); });
@@ -62,7 +63,7 @@ function render({ model, el }) {
   root.addEventListener("input", e => {
     if (!e.target.matches("[type=range][data-act]")) return;
     const move = { act: e.target.dataset.act, value: e.target.value };
-    if (answering) waiting = move; else post(move);
+    if (answering) { waiting = move; ahead = e.target; } else post(move);
   });
   root.addEventListener("keydown", e => {
     e.stopPropagation();

@@ -49,3 +49,14 @@ def test_the_keyboard_reaches_every_step(lens, lab_page):
     lab_page.keyboard.press("ArrowLeft")
     lab_page.keyboard.press("Space")
     expect(lens.get_by_role("status")).to_contain_text("Nothing has moved in 1000 steps")
+
+
+def test_no_key_press_is_lost_on_a_slider(lens):
+    """Twelve presses as fast as they come: an answer to an early one must not push the slider back."""
+    slider = lens.get_by_role("slider")
+    slider.focus()
+    first = int(slider.input_value())
+    for _ in range(12):
+        slider.press("ArrowRight")
+    expect(slider).to_have_js_property("value", str(first + 12))
+    expect(lens.get_by_role("textbox", name="Update")).to_have_value("-0.001953125")
