@@ -253,7 +253,7 @@ def _verdict(state):
     words = f"{right} of {len(state.questions)} right. Start with notebook {start} ({NOTEBOOKS[start]})"
     words += "." if right == len(state.questions) else ", the first with a question that you missed."
     if not (DATA.parent / "notebooks" / f"{start}_{NOTEBOOKS[start]}.ipynb").exists():
-        words += " It is not written yet: until then, the exercises of notebooks 01 and 02 are worth your time."
+        words += " It is not written yet: until then, the exercises of the notebooks before it are worth your time."
     return f'<p class="cp-say" role="status" aria-live="polite"><strong>{escape(words)}</strong></p>'
 
 
