@@ -71,6 +71,17 @@ def round_rows(x, formats, rounding="nearest-even", overflow="ieee", generator=N
     return _compiled(flat, table, seed).view(x.shape)
 
 
+def cast(x, formats, rounding="nearest-even", overflow="ieee", generator=None):
+    """`round_to` where `formats` is one format, `round_rows` where it is a tuple or a list of them; raises what they raise.
+
+    >>> from course.numerics import BF16, FP16
+    >>> cast(torch.full((2, 1), 1 + 2**-9), (FP16, BF16)).flatten().tolist()
+    [1.001953125, 1.0]
+    """
+    rounded = round_rows if isinstance(formats, (tuple, list)) else round_to
+    return rounded(x, formats, rounding, overflow, generator)
+
+
 def _compiled(flat, table, seed):
     unsigned = _UNSIGNED[flat.dtype]
     result = torch.empty_like(flat)

@@ -12,14 +12,14 @@ Rounding is to nearest, ties to even. Overflow is "ieee" (to infinity, or to NaN
 """
 
 import re
+from contextlib import nullcontext
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from course.numerics.formats import FloatFormat
-from course.numerics.rounding import round_rows, round_to
+from course.numerics.rounding import cast
 from course.training import RunError
 
 # Operations whose result is a sum, a mean, a statistic, a log-probability or a loss, by the name of the ATen operator.
@@ -36,21 +36,10 @@ _REDUCTION_NODE = re.compile(
 )
 _VIEW_NODE = re.compile(
     r"(T|Transpose|Permute|View|ReshapeAlias|UnsafeView|Squeeze|Unsqueeze|Alias|Slice|Select|Split|SplitWithSizes|Unbind|"
-    r"Expand|AsStrided|Clone|Movedim)Backward\d*$"
+    r"AsStrided|Clone|Movedim)Backward\d*$"  # not Expand: its way back is a sum
 )
 
 _MARK = "course.training.emulation"
-
-
-def cast(x, formats, rounding="nearest-even", overflow="ieee", generator=None):
-    """Round a tensor to a format, or each of its rows to a format of its own where `formats` is a tuple.
-
-    >>> from course.numerics import BF16, FP16
-    >>> cast(torch.full((2, 1), 1 + 2**-9), (FP16, BF16)).flatten().tolist()
-    [1.001953125, 1.0]
-    """
-    rounded = round_to if isinstance(formats, FloatFormat) else round_rows
-    return rounded(x, formats, rounding, overflow, generator)
 
 
 class Emulation:
@@ -58,8 +47,10 @@ class Emulation:
 
     Within it the model's parameters are their roundings to `recipe.weights`. With `recipe.master` the parameters get
     their longer values back on leaving, as under autocast; without, the rounding stays: the model *is* in that format.
-    Gradients are rounded where they pass between nodes, `.grad` after each accumulation. Buffers stay as they are.
-    Keep optimizer steps outside. Raises `RunError` when entered twice, or for parameters that are not float32.
+    What the model is called with is rounded to `recipe.activations`. Gradients are rounded where they pass between nodes,
+    `.grad` after each accumulation by such a backward pass. Buffers are not rounded on entry. Keep optimizer steps outside.
+    Activation checkpointing escapes it: what the backward pass computes anew is not rounded. Raises `RunError` when
+    entered twice, or for parameters that are not float32.
 
     >>> from course.numerics import BF16
     >>> from course.training.recipes import Recipe
@@ -81,11 +72,12 @@ class Emulation:
             if parameter.dtype != torch.float32:
                 raise RunError(f"a parameter is {parameter.dtype}: emulation wants a float32 model, so call model.float() first")
         for parameter in self.model.parameters():
-            rounded = self.rounded(parameter.data, self.recipe.weights)
+            rounded = cast(parameter.data, self.recipe.weights, overflow=self.overflow)
             if self.recipe.master is not None:
                 self._masters[parameter] = parameter.data
             parameter.data = rounded
-        self._modes = (_Backward(self), _Forward(self))
+        self._inputs = self.model.register_forward_pre_hook(_inputs, with_kwargs=True)
+        self._modes = (_saved_apart() if self._masters else nullcontext(), _Backward(self), _Forward(self))
         for mode in self._modes:
             mode.__enter__()
         return self
@@ -93,6 +85,7 @@ class Emulation:
     def __exit__(self, *error):
         for mode in reversed(self._modes):
             mode.__exit__(*error)
+        self._inputs.remove()
         for parameter, master in self._masters.items():
             parameter.data = master
         self._modes, self._masters = None, {}
@@ -103,6 +96,29 @@ class Emulation:
             return value
         # Scalars are losses and factors, which no recipe keeps short: float16 would not even hold a loss scale of 2¹⁶.
         return cast(value, fmt if value.dim() else self.recipe.reductions, overflow=self.overflow)
+
+
+def _inputs(module, args, kwargs):
+    """Copies of what the model is called with: copying is an operation, so the modes round it and let its gradient through."""
+    return tree_map(lambda value: value.clone() if isinstance(value, torch.Tensor) and value.is_floating_point() else value, (args, kwargs))
+
+
+def _saved_apart():
+    """Hooks by which backward reads the values of the forward pass, also of parameters that have their masters back by then.
+
+    Of a leaf autograd saves the leaf itself; detached it is a tensor of its own. Hooks that are on already go on.
+    """
+    outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    keep, take = outer or (lambda tensor: (tensor, tensor._version), _unchanged)
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: keep(tensor.detach() if tensor.is_leaf else tensor), take)
+
+
+def _unchanged(saved):
+    """A saved tensor, if nobody has written into it since: torch looks itself only where there are no hooks."""
+    tensor, version = saved
+    if tensor._version != version:
+        raise RunError("a tensor that backward needs was changed in place after the forward pass: call backward before that")
+    return tensor
 
 
 class _Forward(TorchDispatchMode):
@@ -140,7 +156,8 @@ class _Backward(TorchFunctionMode):
     def __init__(self, emulation):
         super().__init__()
         self.emulation = emulation
-        self.newest = _sequence_number()  # nodes up to here were there before, or have their hooks
+        self.oldest = _sequence_number()  # nodes up to here were there before
+        self.hooked = set()  # nodes by their numbers; what they lead to has its hooks too
         self.reached = set()  # the inputs of nodes that an edge leads to
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -151,49 +168,62 @@ class _Backward(TorchFunctionMode):
         return result
 
     def _hook_from(self, node):
-        waiting, newest = [node], self.newest
-        seen = set()
+        waiting = [node]
         while waiting:
             node = waiting.pop()
             number = _number(node)
-            if number is None or number <= self.newest or number in seen:
+            if number is None or number <= self.oldest or number in self.hooked:
                 continue
-            seen.add(number)
-            newest = max(newest, number)
+            self.hooked.add(number)
             self._hook(node)
             waiting += [after for after, _ in node.next_functions if after is not None]
-        self.newest = newest
 
     def _hook(self, node):
         """Round what `node` sends along each edge, and what an input receives from several edges."""
-        rounded, recipe = self.emulation.rounded, self.emulation.recipe
-        formats = []
+        formats, ends = [], []
         for after, place in node.next_functions:
-            formats.append(None if after is None else _role(after, recipe))
+            formats.append(None if after is None else _role(after, self.emulation.recipe))
             if after is None:
                 continue
-            if hasattr(after, "variable"):  # the end of the graph, where `.grad` is added to; it may outlive this graph
-                if not after.metadata.get(_MARK):
-                    after.metadata[_MARK] = after.register_hook(_stored(after.variable, rounded, formats[-1]))
+            if hasattr(after, "variable"):
+                ends.append((_end(after), formats[-1]))
             elif (_number(after), place) in self.reached:
-                after.register_prehook(_arriving(place, rounded, formats[-1]))
+                after.register_prehook(_arriving(place, self.emulation.rounded, formats[-1]))
             else:
                 self.reached.add((_number(after), place))
-        if not _VIEW_NODE.match(node.name()):
-            node.register_hook(_leaving(rounded, formats))
+        if _VIEW_NODE.match(node.name()):
+            formats = [None] * len(formats)
+        if ends or any(formats):
+            node.register_hook(_leaving(self.emulation, formats, ends))
 
 
-def _leaving(rounded, formats):
-    return lambda gradients, _: tuple(g if fmt is None else rounded(g, fmt) for g, fmt in zip(gradients, formats))
+def _leaving(emulation, formats, ends):
+    def leaving(gradients, _):
+        for wanted, fmt in ends:
+            wanted[torch._C._current_graph_task_id()] = emulation, fmt
+        return tuple(g if fmt is None else emulation.rounded(g, fmt) for g, fmt in zip(gradients, formats))
+
+    return leaving
 
 
 def _arriving(place, rounded, fmt):
     return lambda gradients: tuple(rounded(g, fmt) if i == place else g for i, g in enumerate(gradients))
 
 
-def _stored(parameter, rounded, fmt):
+def _end(node):
+    """The format that each running backward pass wants `.grad` in, by the pass: an end may serve graphs of other recipes, or of none."""
+    if _MARK not in node.metadata:
+        node.metadata[_MARK] = {}
+        node.register_hook(_stored(node.variable, node.metadata[_MARK]))
+    return node.metadata[_MARK]
+
+
+def _stored(parameter, wanted):
     def after_accumulation(*_):
-        parameter.grad.copy_(rounded(parameter.grad, fmt))
+        emulation, fmt = wanted.pop(torch._C._current_graph_task_id(), (None, None))
+        wanted.clear()  # of passes that ended elsewhere, such as those of torch.autograd.grad
+        if emulation and parameter.grad is not None:
+            parameter.grad.copy_(cast(parameter.grad, fmt, overflow=emulation.overflow))
 
     return after_accumulation
 

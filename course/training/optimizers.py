@@ -8,9 +8,10 @@ bits as torch.optim's (same operations, same order). A moment is computed in FP3
 import torch
 
 from course.numerics import BF16, FP32
+from course.numerics.rounding import cast
 
 from .storage import EXTRAS, bytes_per_parameter
-from .updates import base_of, begin, check_update, finish, stored
+from .updates import base_of, begin, check_update, finish
 
 __all__ = ["SGD", "AdamW", "bytes_per_parameter"]
 
@@ -128,7 +129,7 @@ class SGD(_StoredOptimizer):
         moments = {}
         if group["momentum"]:
             grad = (state["momentum"] * group["momentum"]).add_(grad)
-            moments["momentum"] = stored(grad, self.moment)
+            moments["momentum"] = cast(grad, self.moment)
         return base.add(grad, alpha=-group["lr"]), grad * -group["lr"], moments
 
 
@@ -167,7 +168,7 @@ class AdamW(_StoredOptimizer):
         target = (base * (1 - decay) if decay else base) + change
         if decay:
             change = change - decay * base
-        moments = {"first": stored(first, self.first_moment), "second": stored(second, self.second_moment)}
+        moments = {"first": cast(first, self.first_moment), "second": cast(second, self.second_moment)}
         return target, change, moments | {"step": step}
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from course.numerics.formats import FP32
+from course.numerics.rounding import cast
 from course.training import RunError, digits
-from course.training.emulation import cast
 from course.training.models import uniform_layers
 from course.training.optimizers import SGD, AdamW
 from course.training.recipes import RECIPES, Recipe

@@ -6,19 +6,10 @@ is therefore emulated. Weights beyond the format's largest number overflow as it
 
 import torch
 
-from course.numerics import BF16, round_rows, round_to
+from course.numerics import BF16
+from course.numerics.rounding import cast
 
 from .storage import UPDATES
-
-
-def stored(x, formats, rounding="nearest-even", generator=None):
-    """Round a float32 tensor to one format, or row i of it to `formats[i]`; overflow "ieee".
-
-    >>> stored(torch.tensor([1 + 2**-8, 1 + 3 * 2**-8]), BF16)
-    tensor([1.0000, 1.0156])
-    """
-    rounder = round_rows if isinstance(formats, (tuple, list)) else round_to
-    return rounder(x, formats, rounding, "ieee", generator)
 
 
 def check_update(update, formats, generator):
@@ -74,13 +65,13 @@ def kahan(weight, carry, change, formats):
     (tensor([1.]), tensor([0.0020]))
     """
     wanted = carry + change
-    moved = stored(weight + wanted, formats)
-    return moved, stored(wanted - (moved - weight), formats)
+    moved = cast(weight + wanted, formats)
+    return moved, cast(wanted - (moved - weight), formats)
 
 
 def begin(weight, formats, update) -> tuple:
     """The weight as it is stored from the start (nearest-even), and a dict of what is stored beside it."""
-    rounded = stored(weight, formats)
+    rounded = cast(weight, formats)
     if update == "master":
         return rounded, {"master": weight.detach().clone()}
     if update == "remainder":
@@ -105,5 +96,5 @@ def finish(weight, extra, target, change, formats, update, generator=None) -> tu
         upper, remainder = split(target)
         return upper, {"remainder": remainder}
     if update == "master":
-        return stored(target, formats), {"master": target}
-    return stored(target, formats, update, generator), {}
+        return cast(target, formats), {"master": target}
+    return cast(target, formats, update, generator=generator), {}

@@ -232,3 +232,11 @@ def test_without_numba_the_torch_operations_take_over():
         "assert rounding.kernels is None and rounding.round_to(torch.tensor([1.005]), BF16).item() == 1.0078125"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_cast_takes_a_format_or_one_per_row():
+    x = torch.tensor([[1 + 2**-9, 1e6], [1 + 2**-9, 1e6]])
+    for formats in ((FP16, BF16), [FP16, BF16]):
+        both = rounding.cast(x, formats, "toward-zero", "saturate")
+        assert torch.equal(both, torch.stack([rounding.cast(row, fmt, "toward-zero", "saturate") for row, fmt in zip(x, formats)]))
+    assert both.tolist() == [[1 + 2**-9, 65504.0], [1.0, 999424.0]]

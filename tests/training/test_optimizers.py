@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from course.numerics import BF16, E4M3, FP16, FP32, round_rows, round_to
 from course.training.optimizers import SGD, AdamW, bytes_per_parameter
 from course.training.storage import EXTRAS, UPDATES, extra_bytes
-from course.training.updates import base_of, check_update, join, kahan, split, stored
+from course.training.updates import base_of, check_update, join, kahan, split
 
 
 def numbers(seed, *shape):
@@ -137,7 +137,7 @@ def test_a_carry_brings_decay_home_too_and_it_counts_as_wanted(kind):
 
 @given(st.floats(-100, 100, width=32), st.floats(-1, 1, width=32))
 def test_one_step_with_a_carry_loses_less_than_an_ulp_of_the_carry(w, change):
-    w, change = stored(torch.tensor([w]), BF16), torch.tensor([change])
+    w, change = round_to(torch.tensor([w]), BF16), torch.tensor([change])
     moved, carry = kahan(w, torch.zeros(1), change, BF16)
     lost = (w.double() + change.double()) - (moved.double() + carry.double())
     size = max(abs(w.item()), abs(change.item()), 1e-30)
