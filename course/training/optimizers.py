@@ -75,6 +75,10 @@ class _StoredOptimizer(torch.optim.Optimizer):
         p.copy_(weight)
         state.update(new)
 
+    def __getstate__(self):
+        """What a copy needs, as by copy.deepcopy: torch's three, and the formats."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
     @property
     def _setting(self):
         """What a saved state must share with the optimizer that loads it."""
@@ -90,7 +94,7 @@ class _StoredOptimizer(torch.optim.Optimizer):
         """Take a saved state up; raises `ValueError` where the weights were stored in another way."""
         found = state_dict.get("stored")
         if found != self._setting:
-            both = f"this state was saved by {found}, and this optimizer is {self._setting}"
+            both = f"this state was saved by {found or 'an optimizer without formats'}, and this optimizer is {self._setting}"
             raise ValueError(f"{both}: make it the same way first")
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         for state in self.state.values():

@@ -57,9 +57,9 @@ class StaticScaler:
     """
 
     def __init__(self, scale, skip=True):
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale={scale!r}: choose a positive number, best a power of two such as 1024.0")
         self._scale = torch.tensor(float(scale))
+        if not 0 < self._scale < float("inf"):  # as FP32, in which it is kept
+            raise ValueError(f"scale={scale!r}: choose a positive number that FP32 can hold, best a power of two such as 1024.0")
         self._skip = skip
         self._optimizers = {}  # id -> _Progress, emptied by update
 
@@ -78,6 +78,7 @@ class StaticScaler:
         if progress.found_inf is not None:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update().")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
         if any(gradient.dtype == torch.float16 for gradient in gradients):
             raise ValueError("Attempting to unscale FP16 gradients: keep the weights in FP32, only the computing is in FP16.")
         if not gradients:
@@ -91,8 +92,11 @@ class StaticScaler:
     def step(self, optimizer, *args, **kwargs):
         """`optimizer.step(…)` on unscaled gradients, or nothing at all if one of them was Inf or NaN.
 
-        Divides them first if nobody did. At most once between updates, else `RuntimeError`.
+        Divides them first if nobody did. At most once between updates, else `RuntimeError`; so too for a closure, whose
+        gradients nobody would have divided.
         """
+        if callable(kwargs.get("closure", args[0] if args else None)):
+            raise RuntimeError("a closure computes new, scaled gradients inside the step: call backward yourself, and step without it")
         progress = self._optimizers.setdefault(id(optimizer), _Progress())
         if progress.stepped:
             raise RuntimeError("step() has already been called since the last update().")

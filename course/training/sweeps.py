@@ -47,8 +47,8 @@ class Trial:
                 raise RunError(f"there is no recipe {self.recipe!r}: choose one of {', '.join(RECIPES)}, or make your own")
             object.__setattr__(self, "recipe", RECIPES[self.recipe])
         for name in ("loss_weight", "scale"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise RunError(f"{name}={getattr(self, name)!r}: give a positive number")
+            if not 0 < torch.tensor(float(getattr(self, name))) < float("inf"):
+                raise RunError(f"{name}={getattr(self, name)!r}: give a positive number that FP32 can hold")
 
     @property
     def skips(self) -> bool:
@@ -187,7 +187,7 @@ class _Network:
     def losses(self, images, labels):
         """(K,): each run's mean cross-entropy."""
         logs = self._boundary(F.log_softmax(self.logits(images), 2), "reductions", "reductions")
-        return -logs.gather(2, labels.unsqueeze(2)).flatten(1).mean(1)
+        return self._boundary(-logs.gather(2, labels.unsqueeze(2)).flatten(1).mean(1), "reductions", None)
 
     def backward(self, loss):
         for p in self.parameters:

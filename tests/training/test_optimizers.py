@@ -1,5 +1,6 @@
 """Optimizers in chosen formats: equal to torch's in FP32, every stored tensor a value of its format, nothing lost where a remedy says so."""
 
+import copy
 import io
 
 import numpy as np
@@ -257,12 +258,25 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(update, kind):
     assert torch.equal(p, q) and torch.equal(base_of(p, first.state[p]), base_of(q, second.state[q]))
 
 
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_a_copy_goes_on_like_the_first(kind):
+    p, first = run(lambda q: kind(q, lr=1e-2, weights=BF16, update="stochastic", generator=dice()), numbers(0, 4, 20), numbers(1, 3, 4, 20))
+    second = copy.deepcopy(first)
+    (q,) = second.param_groups[0]["params"]
+    for w, optimizer in ((p, first), (q, second)):
+        w.grad = numbers(2, 4, 20)
+        optimizer.step()
+    assert q is not p and torch.equal(p, q) and torch.equal(p, round_to(p, BF16))
+
+
 def test_a_state_of_another_kind_is_refused():
     p = torch.nn.Parameter(torch.ones(2))
     saved = SGD([p], lr=1, weights=BF16, update="kahan").state_dict()
     for other in (SGD([p], lr=1, weights=BF16), SGD([p], lr=1, update="kahan"), AdamW([p], weights=BF16, update="kahan"), SGD([p], lr=1, weights=(BF16, BF16))):
         with pytest.raises(ValueError, match="make it the same way first"):
             other.load_state_dict(saved)
+    with pytest.raises(ValueError, match="saved by an optimizer without formats"):
+        SGD([p], lr=1, weights=BF16).load_state_dict(torch.optim.SGD([p], lr=1).state_dict())
 
 
 def test_torchs_grad_scaler_and_a_scheduler_work_with_them():

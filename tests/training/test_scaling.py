@@ -209,19 +209,41 @@ def test_a_skipped_step_leaves_the_optimizers_moments_alone():
 
 def test_steps_arguments_and_result_pass_through():
     class Told(torch.optim.SGD):
-        def step(self, closure=None, skip=None):
-            return closure, skip
+        def step(self, first=None, skip=None):
+            return first, skip
 
     w = torch.nn.Parameter(torch.ones(1))
     optimizer, scaler = Told([w], lr=1.0), DynamicScaler()
     scaler.scale(w.sum()).backward()
-    assert scaler.step(optimizer, None, skip="rows") == (None, "rows") and scaler.found_inf(optimizer) is False
+    assert scaler.step(optimizer, 7, skip="rows") == (7, "rows") and scaler.found_inf(optimizer) is False
     scaler.update()
     assert scaler.found_inf(optimizer) is None
 
 
+@pytest.mark.parametrize("make", [DynamicScaler, lambda: torch.amp.GradScaler("cpu")], ids=["ours", "torch"])
+def test_a_closure_is_refused_as_by_torch(make):
+    w = torch.nn.Parameter(torch.ones(1))
+    scaler = make()
+    scaler.scale(w.sum()).backward()
+    with pytest.raises(RuntimeError, match="[Cc]losure"):
+        scaler.step(torch.optim.SGD([w], lr=0.5), closure=lambda: w.sum())
+    assert w.item() == 1.0
+
+
+@pytest.mark.parametrize("make", [DynamicScaler, lambda: torch.amp.GradScaler("cpu")], ids=["ours", "torch"])
+@pytest.mark.parametrize(("slope", "moved"), [(3.0, -1.0), (math.inf, 0.5)])
+def test_sparse_gradients_are_divided_too(make, slope, moved):
+    table = torch.nn.Embedding(4, 2, sparse=True)
+    torch.nn.init.constant_(table.weight, 0.5)
+    optimizer, scaler = torch.optim.SGD(table.parameters(), lr=0.25), make()
+    scaler.scale((table(torch.tensor([1, 1])) * slope).sum()).backward()
+    scaler.step(optimizer)
+    assert table.weight[0].tolist() == [0.5, 0.5] and table.weight[1].tolist() == [moved, moved]
+
+
 @pytest.mark.parametrize(("make", "words"), [
-    (lambda: StaticScaler(0.0), "positive number"), (lambda: StaticScaler(math.inf), "positive number"),
+    (lambda: StaticScaler(0.0), "positive number"), (lambda: StaticScaler(1e39), "FP32 can hold"), (lambda: DynamicScaler(1e-50), "FP32 can hold"),
+    (lambda: StaticScaler(math.inf), "positive number"),
     (lambda: DynamicScaler(growth_factor=1.0), "above 1"), (lambda: DynamicScaler(backoff_factor=1.0), "below 1"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(make, words):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course.numerics import BF16, FP16, FP32, FloatFormat
+from course.numerics import BF16, E5M2, FP16, FP32, FloatFormat
 from course.numerics.rounding import round_to
 from course.training import RunError, digits
 from course.training.emulation import Emulation
@@ -37,15 +37,23 @@ def alone(trial, steps, make, widths, batch, scaler=None):
     return losses
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "pure-bf16"])
+ONE_ROLE = {"activations": E5M2, "activation_gradients": E5M2, "weight_gradients": E5M2, "reductions": BF16, "weights": E5M2}
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "pure-bf16", *ONE_ROLE])
 def test_a_row_is_the_run_alone(name):
-    trial = Trial(name, seed=3)
+    """Every role apart, so that none can be forgotten behind another; E5M2 has fewer bits than the pictures."""
+    trial = Trial(Recipe(name, **{name: ONE_ROLE[name]}, master=FP32) if name in ONE_ROLE else name, seed=3)
     recipe = trial.recipe
     result = sweep([Trial("fp32", seed=1), trial], steps=25, lr=3e-3, **SMALL)
     moments = {"first_moment": recipe.first_moment, "second_moment": recipe.second_moment}
     own = alone(trial, 25, lambda p: AdamW(p, lr=3e-3, weights=recipe.stored, **moments), **SMALL)
     assert result.losses[0, 1] > 2.2 and result.losses[-1, 1] < 2.2
-    np.testing.assert_allclose(result.losses[:, 1], own, atol=1e-4)  # the order of sums may tip a rounding
+    losses = torch.from_numpy(result.losses[:, 1])
+    assert torch.equal(losses, round_to(losses, recipe.reductions))
+    np.testing.assert_allclose(losses, own, atol=max(1e-4, recipe.reductions.ulp(2.0)))  # the order of sums may tip a rounding
+    plain = alone(Trial("fp32", seed=3), 25, lambda p: AdamW(p, lr=3e-3), **SMALL)
+    assert name == "fp32" or np.abs(result.losses[:, 1] - plain).max() > 2e-4  # the role is not forgotten on both sides
 
 
 def test_formats_make_the_difference_that_a_row_alone_would_show():
@@ -160,6 +168,8 @@ def test_mistakes_are_told():
         sweep([])
     with pytest.raises(RunError, match="no recipe 'fp12'.*fp32"):
         Trial("fp12")
+    with pytest.raises(RunError, match="loss_weight=1e-50.*FP32 can hold"):
+        Trial("fp16", loss_weight=1e-50)
     with pytest.raises(RunError, match="scale=0"):
         Trial("fp16", scale=0)
     with pytest.raises(RunError, match="optimizer='lion'"):
