@@ -166,6 +166,34 @@ def test_reductions_have_a_role_of_their_own():
     assert values_of(E5M2, statistics[0]) and not values_of(E5M2, statistics[1]) and not values_of(E5M2, statistics[2])
 
 
+REDUCTIONS = {
+    "log_softmax": lambda x, y: F.log_softmax(x, 1), "sum": lambda x, y: x.sum(0), "mean": lambda x, y: x.mean(0), "var": lambda x, y: x.var(0),
+    "std": lambda x, y: x.std(0), "norm": lambda x, y: x.norm(dim=0), "prod": lambda x, y: x.prod(0), "logsumexp": lambda x, y: x.logsumexp(0),
+    "cumsum": lambda x, y: x.cumsum(1), "cumsum in place": lambda x, y: x.clone().cumsum_(1), "mse": lambda x, y: F.mse_loss(x, y, reduction="none"),
+    "huber": lambda x, y: F.huber_loss(x, y, reduction="none"), "smooth l1": lambda x, y: F.smooth_l1_loss(x, y, reduction="none"),
+    "nll": lambda x, y: F.nll_loss(x, torch.tensor([0, 1, 1, 0]), reduction="none"), "bce": lambda x, y: F.binary_cross_entropy(x, y, reduction="none"),
+    "bce with logits": lambda x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"),
+    "group norm": lambda x, y: torch.ops.aten.native_group_norm(x, None, None, 4, 2, 1, 1, 1e-5)[1],
+    "attention": lambda x, y: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*[x.view(1, 1, 4, 2)] * 3)[1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_a_reduction_is_one_whatever_its_name(name):
+    x, y = (torch.linspace(low, 0.9, 8).view(4, 2) for low in (0.3, 0.41))
+    for role, short in (("reductions", True), ("activations", False)):
+        with Emulation(nn.Identity(), Recipe("short", **{role: E5M2})):
+            assert values_of(E5M2, REDUCTIONS[name](x, y)) == short
+
+
+def test_an_operation_in_place_is_rounded_in_place():
+    x, wide = torch.ones(1), torch.ones(1, dtype=torch.float64)
+    with Emulation(nn.Identity(), Recipe("short", activations=BF16)):
+        same = x.add_(2**-8)
+        assert x.item() == same.item() == 1.0 and x is same
+        assert (wide * (1 + 2**-9)).item() == 1.0  # float64 tensors too
+
+
 def test_softmax_is_exact_inside_and_an_activation_outside():
     scores = torch.tensor([[12.0, 0.0, -3.0]])  # exp(12) is beyond FP16
     with Emulation(nn.Identity(), RECIPES["fp16"]):
@@ -188,6 +216,15 @@ def test_overflow_is_infinite_or_saturates_as_told():
     for overflow, end in (("ieee", float("inf")), ("saturate", 65504.0)):
         with Emulation(layer, recipe, overflow=overflow):
             assert layer(torch.tensor([[300.0]])).item() == end
+    wide = nn.Linear(1, 1, bias=False)
+    for overflow, end in (("ieee", float("inf")), ("saturate", 65504.0)):
+        wide.weight.data.fill_(1e6)
+        wide.weight.grad = None
+        with Emulation(wide, Recipe("all", weights=FP16, weight_gradients=FP16), overflow=overflow):
+            assert wide.weight.item() == end
+            loss = wide(torch.tensor([[40000.0]])).sum() + wide(torch.tensor([[40000.0]])).sum()
+        loss.backward()
+        assert wide.weight.grad.item() == end  # each half fits, and their sum does not
     with Emulation(layer, Recipe("e4m3", activations=E4M3)):
         assert layer(torch.tensor([[300.0]])).isnan()
 

@@ -79,12 +79,27 @@ def test_hooks_on_saved_tensors_go_on():
 
 def test_a_step_between_forward_and_backward_is_refused_as_by_torch():
     model = Bare()
-    with Emulation(model, RECIPES["bf16"]):
-        loss = model(torch.ones(1, 2, 8)).sum()
-    with torch.no_grad():
-        model.gain += 1
-    with pytest.raises(RunError, match="changed in place.*call backward before"):
-        loss.backward()
+    for recipe, error, words in (("bf16", RunError, "changed in place.*call backward before"), ("pure-bf16", RuntimeError, "modified by an inplace operation")):
+        with Emulation(model, RECIPES[recipe]):
+            loss = model(torch.ones(1, 2, 8)).sum()
+        with torch.no_grad():
+            model.gain += 1
+        with pytest.raises(error, match=words):
+            loss.backward()
+
+
+class Heard(torch.autograd.Function):
+    """Passes a number on, and writes down the gradient that its node receives."""
+
+    @staticmethod
+    def forward(ctx, x, arrived):
+        ctx.arrived = arrived
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.arrived.append(gradient.item())
+        return gradient, None
 
 
 class Longer(torch.autograd.Function):
@@ -121,12 +136,13 @@ def test_no_operation_escapes(operation, others):
     assert arrived == [1.0]
 
 
-def test_backward_may_be_called_inside_outside_and_later():
+@pytest.mark.parametrize("recipe", [RECIPES["pure-bf16"], Recipe("coarse activations", activations=E5M2, activation_gradients=BF16)], ids=lambda recipe: recipe.name)
+def test_backward_may_be_called_inside_outside_and_later(recipe):
     batch = digits.load().batch(0, 0, 32)
     found = []
     for where in ("inside", "outside", "later"):
         model = MLP((64, 32, 10))
-        emulation = Emulation(model, RECIPES["pure-bf16"])
+        emulation = Emulation(model, recipe)
         with emulation:
             loss = F.cross_entropy(model(batch[0]), batch[1])
             if where == "inside":
@@ -141,13 +157,74 @@ def test_backward_may_be_called_inside_outside_and_later():
 
 
 def test_what_arrives_from_two_sides_is_rounded_apiece_and_together():
-    model = nn.Identity()
+    model, arrived = nn.Identity(), []
     x = torch.tensor([[1.0]], requires_grad=True)
     with Emulation(model, Recipe("short", activation_gradients=BF16)):
-        h = x * 1.0
+        h = Heard.apply(x, arrived)
         y = h * (1 + 2**-8) + h * (1 + 2**-8) + h * 2**-7  # each 1 + 2⁻⁸ is a tie and rounds to 1
     y.sum().backward()
-    assert x.grad.item() == 2.0  # 2 + 2⁻⁷ is a tie too; unrounded parts would have given 2 + 2⁻⁶
+    assert arrived == [2.0] and x.grad.item() == 2.0  # 2 + 2⁻⁷ is a tie too; unrounded parts would have given 2 + 2⁻⁶
+
+
+ODD = 1 + 2**-9  # no value of BF16 nor of E5M2
+
+
+@pytest.mark.parametrize("way", [lambda w: w, lambda w: w.t(), lambda w: w.view(4), lambda w: w.clone(), lambda w: w[0], lambda w: w.unsqueeze(0), lambda w: w.split(1)[0]])
+def test_a_weights_gradient_is_one_however_it_is_looked_at(way):
+    for role, values in (("activation_gradients", ODD), ("weight_gradients", 1.0)):
+        model = nn.Linear(2, 2, bias=False)
+        with Emulation(model, Recipe("short", **{role: BF16})):
+            seen = way(model.weight)
+            loss = (seen * torch.full(seen.shape, ODD)).sum()
+        loss.backward()
+        assert set(model.weight.grad.flatten().tolist()) <= {values, 0.0}
+
+
+@pytest.mark.parametrize("name", ["log_softmax", "sum", "mean", "var", "std", "cumsum", "prod", "logsumexp", "norm"])
+def test_the_gradient_of_a_reductions_result_has_its_role(name):
+    for role, values in (("reductions", 1.0), ("activation_gradients", ODD)):
+        arrived = []
+        with Emulation(nn.Identity(), Recipe("short", **{role: BF16})):
+            y = getattr(torch, name)(torch.tensor([[1.0, 2.0]], requires_grad=True) * 1.0, dim=1)
+            y.register_hook(lambda gradient: arrived.extend(gradient.flatten().tolist()))
+            loss = (y * torch.full(y.shape, ODD)).sum()
+        loss.backward()
+        assert set(arrived) == {values}
+
+
+def test_a_graph_from_before_is_left_alone():
+    x = torch.ones(1, 1, requires_grad=True)
+    before = x * ODD
+    with Emulation(nn.Identity(), Recipe("short", activation_gradients=BF16)):
+        loss = (before * 1.0).sum()
+    loss.backward()
+    assert x.grad.item() == ODD
+
+
+def test_results_of_several_tensors_are_hooked_too():
+    x = torch.ones(2, 1, requires_grad=True)
+    with Emulation(nn.Identity(), Recipe("short", activation_gradients=BF16)):
+        one, other = (x * ODD).unbind()
+    (one + other).sum().backward()
+    assert x.grad.tolist() == [[1.0], [1.0]]
+
+
+class Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def test_a_weight_without_a_gradient_stays_without():
+    model, x = nn.Linear(1, 1, bias=False), torch.ones(1, 1, requires_grad=True)
+    with Emulation(model, RECIPES["pure-bf16"]):
+        loss = Nothing.apply(x, model.weight).sum()
+    loss.backward()
+    assert model.weight.grad is None and x.grad.item() == 1.0
 
 
 def test_shared_weights_and_accumulation_round_what_is_stored():
@@ -195,5 +272,5 @@ def test_parameters_come_back_after_an_error():
     before = model.layers[0].weight.detach().clone()
     with pytest.raises(ZeroDivisionError), Emulation(model, RECIPES["bf16"]):
         raise ZeroDivisionError
-    assert torch.equal(model.layers[0].weight, before)
+    assert torch.equal(model.layers[0].weight, before) and not model._forward_pre_hooks
     assert torch.equal(torch.tensor([1 / 3]) * 1, torch.tensor([1 / 3]))  # and no mode is left on
