@@ -10,6 +10,7 @@ _HOME = {
     "ScalerTape": "tape",
     "SwampingMicroscope": "microscope",
     "MemoryLedger": "ledger",
+    "DtypeTrace": "dtypes",
 }
 __all__ = list(_HOME)
 
