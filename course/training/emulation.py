@@ -230,7 +230,7 @@ def _stored(parameter, wanted):
 
 def _role(node, recipe):
     """The format of a gradient that arrives at `node`."""
-    while _VIEW_NODE.match(node.name()) and len(node.next_functions) == 1 and node.next_functions[0][0] is not None:
+    while _VIEW_NODE.match(node.name()) and node.next_functions[0][0] is not None:
         node = node.next_functions[0][0]
     if isinstance(getattr(node, "variable", None), torch.nn.Parameter):
         return recipe.weight_gradients

@@ -205,12 +205,9 @@ class _Network:
 
     @torch.no_grad()
     def accuracy(self):
-        data, count = digits.load(), self.count
-        self.count = False
+        data = digits.load()
         images = data.test_images.expand(len(self.flushed), -1, -1)
-        share = (self.logits(images).argmax(2) == data.test_labels).float().mean(1).numpy()
-        self.count = count
-        return share
+        return (self.logits(images).argmax(2) == data.test_labels).float().mean(1).numpy()
 
     def stored(self):
         return [tuple(p.detach() for p in layer) for layer in self.layers]

@@ -140,6 +140,50 @@ def test_counts_by_hand():
     assert result.lost[0].tolist() == pytest.approx([1 - moved / wanted] * 2, abs=0.01)
 
 
+def test_counts_are_those_of_each_step_and_of_all_layers():
+    """Weights that stand still: each step's share is that of its own batch. Large weights make softmax exact, and gradients 0 before rounding."""
+    trial = Trial(Recipe("short", activation_gradients=FP16), loss_weight=2.0**-17)
+    result = sweep([trial], widths=(64, 10), steps=3, batch=32, optimizer="sgd", lr=0.0, initial_gain=300.0, count=True)
+    model, shares = MLP((64, 10), 0), []
+    for step in range(3):
+        images, labels = digits.load().batch(0, step, 32)
+        logits = 300 * model(images).detach()
+        exact = (logits.softmax(1) - F.one_hot(labels, 10)) * (2.0**-17 / 32)
+        flushed = (exact != 0) & (round_to(exact, FP16) == 0)
+        shares.append((flushed.sum() / (exact != 0).sum()).item())
+        assert (exact == 0).any()
+    assert result.flushed[:, 0].tolist() == pytest.approx(shares, abs=0.01) and np.ptp(shares) > 0.02
+    assert not result.moved.any()
+    before, after = (sweep([Trial("pure-bf16")], steps=steps, lr=1e-4, count=True, **SMALL) for steps in (0, 1))
+    moved = [a != b for pair in zip(before.weights, after.weights) for a, b in zip(*pair)]
+    assert after.moved[0, 0] == pytest.approx(sum(m.sum().item() for m in moved) / sum(m.numel() for m in moved))
+    assert 0.05 < after.moved[0, 0] < 0.95
+
+
+def test_each_moment_has_its_own_format():
+    for optimizer, options, role, make in (
+        ("sgd", {"lr": 0.1, "momentum": 0.9}, "first_moment", lambda p: SGD(p, lr=0.1, momentum=0.9, moment=E5M2)),
+        ("adam", {"lr": 3e-3}, "first_moment", lambda p: AdamW(p, lr=3e-3, first_moment=E5M2)),
+        ("adam", {"lr": 3e-3}, "second_moment", lambda p: AdamW(p, lr=3e-3, second_moment=BF16)),
+    ):
+        trial = Trial(Recipe("a short moment", **{role: BF16 if role == "second_moment" else E5M2}))
+        result = sweep([trial, Trial("fp32")], steps=12, optimizer=optimizer, **options, **SMALL)
+        np.testing.assert_allclose(result.losses[:, 0], alone(trial, 12, make, **SMALL), atol=2e-6)
+        assert np.abs(result.losses[:, 0] - result.losses[:, 1]).max() > 2e-5
+
+
+def test_the_first_weights_can_be_made_larger():
+    once, thrice = (sweep([Trial("fp32", seed=1)], steps=0, initial_gain=gain, **SMALL).weights for gain in (1.0, 3.0))
+    assert all(torch.equal(3 * a, b) for pair in zip(once, thrice) for a, b in zip(*pair))
+
+
+def test_overflow_is_infinite_or_saturates_as_told_both_ways():
+    forward, backward = Trial(Recipe("forward", activations=E5M2)), Trial(Recipe("backward", activation_gradients=E5M2), scale=2.0**24)
+    infinite, saturated = (sweep([forward, backward], steps=2, initial_gain=300.0, overflow=overflow, **SMALL) for overflow in ("ieee", "saturate"))
+    assert np.isnan(infinite.losses[0, 0]) and np.isfinite(saturated.losses[0, 0])
+    assert infinite.skipped[0, 1] and not saturated.skipped[0, 1]
+
+
 @pytest.mark.parametrize("update", ["stochastic", "kahan", "master", "remainder"])
 def test_every_way_of_storing_weights_sweeps(update):
     generator = torch.Generator().manual_seed(0)
