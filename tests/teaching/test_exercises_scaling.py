@@ -60,6 +60,18 @@ def in_turns(micro_batches, optimizers, skipped):
     return ["backward"] * micro_batches + order + calls(0, [], skipped)
 
 
+def as_torch_clips(weights, gradients, scale, lr, max_norm):
+    gradients = torch.tensor(gradients) / scale
+    norm = gradients.norm()
+    if not norm.isfinite():
+        return weights
+    return (torch.tensor(weights) - lr * gradients * (max_norm / (norm + 1e-6)).clamp(max=1.0)).tolist()
+
+
+def test_a_step_in_fp32_with_torchs_1e_6_is_right():
+    assert examine(EXERCISES["04-4"], as_torch_clips).status == "right"
+
+
 def schedules_before_update(micro_batches, optimizers, skipped):
     order = calls(micro_batches, optimizers, skipped)
     return order if skipped else [*order[:-2], "schedule", "update"]
@@ -82,6 +94,10 @@ def test_orders_that_do_not_are_wrong(solve):
 @pytest.mark.parametrize(("exercise_id", "solve", "words"), [
     ("04-1", lambda amax: 2.0 ** math.ceil(math.log2(65504 / amax)), "rounded up"),
     ("04-1", lambda amax: 65536.0, "not one of the usual"),
+    ("04-1", lambda amax: 2.0 ** (15 - math.ceil(math.log2(amax))), "half of what is asked"),
+    ("04-1", lambda amax: 2 ** int(math.log2(65504 / amax)), "int() cuts toward zero"),
+    ("04-3", lambda g, s, n, f: [pair for pair, x in zip(train(g, s, n, f), g) if abs(x) < 16], "also after a skipped one"),
+    ("04-3", lambda g, s, n, f: [pair[::-1] for pair in train(g, s, n, f)], "the pairs are turned"),
     ("04-2", lambda scale, good, bad, n: (scale / 2, good) if bad else ((scale * 2, 0) if good + 1 >= n else (scale, good + 1)), "good steps have to be in a row"),
     ("04-2", lambda scale, good, bad, n: scale / 2 if bad else scale, "return both"),
     ("04-4", lambda w, g, s, lr, m: [a - lr / s * b for a, b in zip(w, g)] if all(map(math.isfinite, g)) else w, "max_norm has no effect"),

@@ -145,7 +145,7 @@ _ZERO = "only the sign of zero is wrong: with whole numbers -1 × 0 is just 0; m
 def _explanation(exercise, results, wanted):
     """The misconceptions that a learner's results show: one that fits perfectly, one that nearly does, or two together.
 
-    Nearly means four fifths of all cases and most of the wrong ones; two together explain every wrong case.
+    Nearly means every wrong case, or four fifths of all and most of the wrong ones; two together explain every wrong case.
     """
     wrong = [i for i, (result, want) in enumerate(zip(results, wanted)) if not exercise.agree(result, want)]
     alike = {}
@@ -156,6 +156,8 @@ def _explanation(exercise, results, wanted):
     explains_most = len(alike[best].intersection(wrong)) >= 0.7 * len(wrong)
     if len(alike[best]) == len(results) or (len(alike[best]) >= 0.8 * len(results) and explains_most):
         return [best]
+    if whole := [misconception for misconception in alike if alike[misconception].issuperset(wrong)]:
+        return [max(whole, key=lambda misconception: len(alike[misconception]))]
     pairs = itertools.combinations(exercise.misconceptions, 2)
     return next((list(pair) for pair in pairs if (alike[pair[0]] | alike[pair[1]]).issuperset(wrong)), [])
 
