@@ -140,3 +140,8 @@ def test_a_ledger_that_cannot_start_says_why():
     with pytest.raises(ValueError, match="try 7B"):
         MemoryLedger("many")
     assert MemoryLedger(13 * 10**9).state.typed == "13 B"
+
+
+def test_no_line_of_the_sentence_ends_inside_a_number():
+    page = MemoryLedger("79 B", "autocast")
+    assert "1\u00a0422 GB" in view(page.state) and "1 422 GB" in str(page)

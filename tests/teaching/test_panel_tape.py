@@ -65,6 +65,7 @@ def test_presets_are_what_they_are_called():
     small = outcomes("too small at the start")
     assert small == ["w₂ lost"] * 12 + ["stepped"] * 12
     assert (preset("a spike").at, preset("growth, until it is too much").at, preset("too small at the start").at) == (5, 8, 0)  # the telling step
+    assert preset("a spike that does no harm").at == 3
     growth = replay(preset("growth, until it is too much"))
     assert [s.number for s in growth if s.skipped] == [9, 14, 19, 24] and max(s.scale for s in growth) == 2.0**18
     assert outcomes("a NaN for ten steps").count("skipped") == 10 and outcomes("a NaN for ten steps")[-1] == "stepped"

@@ -1,5 +1,6 @@
 """What MemoryLedger shows: two bars in true proportion, the account by kind, and what fits on which card."""
 
+import re
 from fractions import Fraction
 from math import log10
 
@@ -24,8 +25,13 @@ def view(state) -> str:
         f"{drawing(state)}"
         f'<div class="cp-cards"><div class="cp-card" style="min-height:{HIGH}px">{plain_table(*account(state))}</div>'
         f'<div class="cp-card">{plain_table(*fits(state))}</div></div>'
-        f"{sentence(say(state), state.message)}"
+        f"{sentence(_unbroken(say(state)), state.message)}"
     )
+
+
+def _unbroken(text):
+    """The text with spaces inside numbers that no line ends at."""
+    return re.sub(r"(?<=\d) (?=\d{3}\b)", "\u00a0", text)
 
 
 def _slider(state):

@@ -92,7 +92,8 @@ def _preset(name):
     runs, scale, interval = PRESETS[name]
     state = TapeState(spread(runs), scale, interval)
     steps = replay(state)
-    telling = next((s.number for s in steps if s.outcome == "spoiled"), None) or next((s.number for s in steps if s.outcome == "skipped"), 1)
+    telling = next((s.number for s in steps if s.outcome == "spoiled"), None) or next((s.number for s in steps if s.outcome == "skipped"), None)
+    telling = telling or next((s.number for s in steps if s.kind != "ordinary"), 1)
     return replace(state, at=telling - 1)
 
 
