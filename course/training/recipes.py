@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from course.numerics.formats import BF16, FP16, FP32, TF32, FloatFormat
 from course.training import RunError
@@ -161,7 +162,8 @@ class RoundedProducts(TorchFunctionMode):
     tensor([3.])
     """
 
-    PRODUCTS = (F.linear, F.scaled_dot_product_attention, torch.matmul, torch.Tensor.matmul)
+    PRODUCTS = (F.linear, F.scaled_dot_product_attention, torch.matmul, torch.Tensor.matmul, torch.mm, torch.Tensor.mm,
+                torch.bmm, torch.Tensor.bmm, torch.addmm, torch.baddbmm, torch.einsum)  # fmt: skip
 
     def __init__(self, dtype):
         super().__init__()
@@ -170,11 +172,11 @@ class RoundedProducts(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func not in self.PRODUCTS:
             return func(*args, **(kwargs or {}))
-        operands = [self._rounded(value) if isinstance(value, torch.Tensor) else value for value in args]
-        return self._rounded(func(*operands, **(kwargs or {})))
+        args, kwargs = tree_map(self._rounded, (tuple(args), kwargs or {}))
+        return self._rounded(func(*args, **kwargs))
 
-    def _rounded(self, tensor):
-        return _Round.apply(tensor, self.dtype)
+    def _rounded(self, value):
+        return _Round.apply(value, self.dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 class _Round(torch.autograd.Function):

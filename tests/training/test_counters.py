@@ -150,6 +150,21 @@ def test_a_layer_used_twice_and_a_layer_without_a_gradient():
         watch.gradients("grads")
 
 
+def test_a_watch_hears_layers_with_several_results_and_passes_over_frozen_weights():
+    model = nn.Sequential(nn.LSTM(2, 3))
+    model[0].bias_ih_l0.requires_grad_(False)
+    with GradientWatch(model) as watch:
+        model(torch.ones(4, 1, 2))[0].sum().backward()
+    assert watch.activations["0"].numel() >= 12 and "0.bias_ih_l0" not in watch.weights and "0.weight_ih_l0" in watch.weights
+
+
+def test_the_scaled_gradient_is_not_rounded_before_it_is_counted():
+    assert count_gradients(torch.tensor([3e38]), FP32, 2.0**16) == GradientCount(1, 0, 0, 0, 0, 1)
+    x = torch.tensor([2.0**-149])
+    assert count_gradients(x, BF16, 0.75) == count_gradients(x.double() * 0.75, BF16) and count_gradients(x, FP32, 0.75).subnormal == 1
+    assert count_gradients(torch.tensor([1 + 2**-7], dtype=torch.bfloat16), FloatFormat("short", 8, 2), 2.0**-126 * (1 - 2**-7)).normal == 1
+
+
 def test_a_watch_on_a_gpt_counts_every_layer():
     model = GPT(GPTConfig(width=32, layers=2, context=8), seed=0)
     ids = torch.arange(16).reshape(2, 8)

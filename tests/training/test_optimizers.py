@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course.numerics import BF16, E4M3, FP16, FP32, round_rows, round_to
+from course.numerics import BF16, E4M3, E5M2, FP16, FP32, round_rows, round_to
 from course.training.optimizers import SGD, AdamW, bytes_per_parameter
 from course.training.storage import EXTRAS, UPDATES, extra_bytes
 from course.training.updates import base_of, check_update, join, kahan, split
@@ -84,12 +84,12 @@ def test_everything_stored_is_a_value_of_its_format(update, kind, fmt):
         with pytest.raises(ValueError, match="must be BF16, not FP16"):
             kind([torch.nn.Parameter(numbers(0, 3))], lr=1, weights=fmt, update=update)
         return
-    moments = {"moment": FP16} if kind is SGD else {"first_moment": E4M3, "second_moment": BF16}
+    moments = {"moment": FP16} if kind is SGD else {"first_moment": E4M3, "second_moment": E5M2}
     options = (OPTIONS[0] if kind is SGD else OPTIONS[1]) | moments
     make = lambda p: kind(p, weights=fmt, update=update, generator=dice(), **options)  # noqa: E731
     p, optimizer = run(make, numbers(0, 4, 50), numbers(1, 30, 4, 50))
     state = optimizer.state[p]
-    formats = {"carry": fmt, "momentum": FP16, "first": E4M3, "second": BF16}
+    formats = {"carry": fmt, "momentum": FP16, "first": E4M3, "second": E5M2}  # none holds the values of another
     assert torch.equal(p, round_to(p, fmt)) and not torch.equal(p, round_to(numbers(0, 4, 50), fmt))
     for name in formats.keys() & state.keys():
         assert torch.equal(state[name], round_to(state[name], formats[name])) and state[name].any(), name
@@ -225,6 +225,31 @@ def test_a_skipped_row_is_untouched_and_others_go_on(update, kind):
         assert torch.equal(p[1], alone[0])
 
 
+def test_a_row_may_skip_from_the_very_first_step():
+    p = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = AdamW([p], lr=0.5)
+    for skip, steps in (([True, False], [0, 1]), ([False, False], [1, 2])):
+        p.grad = torch.ones(2, 3)
+        optimizer.step(skip=torch.tensor(skip))
+        assert optimizer.state[p]["step"].tolist() == steps
+    assert torch.allclose(p, torch.tensor([[0.5], [0.0]]).expand(2, 3), atol=1e-6)
+
+
+def test_a_weight_without_a_gradient_stays():
+    p, idle = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    p.grad = torch.ones(2)
+    optimizer = SGD([p, idle], lr=0.5, weight_decay=0.1, update="kahan", count=True)
+    assert not optimizer.state[p]["carry"].any()
+    optimizer.step()
+    assert p.ne(1).all() and idle.eq(1).all() and len(optimizer.counts) == 1
+
+
+def test_a_carry_begins_empty():
+    p = torch.nn.Parameter(torch.tensor([1 + 2**-9]))
+    optimizer = SGD([p], lr=1, weights=BF16, update="kahan")
+    assert p.item() == 1.0 and optimizer.state[p]["carry"].item() == 0.0  # the weight is what it was rounded to, as without a carry
+
+
 # ---- counts, saving, scalers, errors
 
 
@@ -311,7 +336,9 @@ def test_a_closure_gives_the_loss():
 @pytest.mark.parametrize(("options", "error", "words"), [
     ({"update": "nearest"}, ValueError, "choose one of nearest-even"),
     ({"update": "stochastic"}, ValueError, "needs generator"),
+    ({"update": "stochastic", "generator": 0}, ValueError, "needs generator"),
     ({"update": "remainder"}, ValueError, "must be BF16, not FP32"),
+    ({"update": "remainder", "weights": (BF16, FP16, BF16)}, ValueError, "must be BF16, not BF16, FP16"),
     ({"weights": (BF16, FP16)}, ValueError, "2 formats, but a parameter of shape (3, 4)"),
 ])  # fmt: skip
 def test_what_cannot_be_is_explained(options, error, words):
@@ -327,6 +354,10 @@ def test_wrong_types_and_rows_are_explained():
     p.grad = torch.ones(3)
     with pytest.raises(ValueError, match="one entry for each row"):
         SGD([p], lr=1).step(skip=torch.tensor([True]))
+    scalar = torch.nn.Parameter(torch.tensor(1.0))
+    scalar.grad = torch.tensor(1.0)
+    with pytest.raises(ValueError, match="one entry for each row"):
+        SGD([scalar], lr=1).step(skip=torch.tensor([True]))
     with pytest.raises(ValueError, match="unknown"):
         check_update(None, BF16, None)
 
@@ -353,6 +384,7 @@ def test_the_usual_recipes_in_bytes():
     assert total(weights=BF16, first_moment=BF16, second_moment=BF16) == 8
     assert total(weights=BF16, update="remainder") == 14 == total(weights=BF16, update="kahan")
     assert total(weights=BF16, first_moment=E4M3, second_moment=E4M3, block=256) == 4 + 2 + 8 / 256
+    assert total(block=256) == 16 and total(update="kahan") == 20  # FP32 moments need no scales; a carry is as long as its weight
     assert total(optimizer="sgd", momentum=False) == 8 and total(optimizer="sgd") == 12
     assert bytes_per_parameter(copy=BF16)["copy"] == 2 and total(copy=BF16) == 18
     assert list(bytes_per_parameter(weights=BF16, update="kahan")) == ["weights", "gradients", "carry", "first moment", "second moment"]

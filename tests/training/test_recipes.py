@@ -107,6 +107,22 @@ def test_emulation_overflows_like_the_format_and_leaves_other_operations_alone()
         assert torch.tensor([1 / 3]).add(0).item() == torch.tensor([1 / 3]).item()
 
 
+PRODUCTS = {
+    "linear": lambda x, w: F.linear(x, w.T), "by name": lambda x, w: F.linear(input=x, weight=w.T), "@": lambda x, w: x @ w, "matmul": torch.matmul,
+    "mm": torch.mm, "method": lambda x, w: x.mm(w), "bmm": lambda x, w: torch.bmm(x[None], w[None])[0], "x.bmm": lambda x, w: x[None].bmm(w[None])[0],
+    "addmm": lambda x, w: torch.addmm(torch.zeros(1, 1), x, w), "einsum": lambda x, w: torch.einsum("ij,jk->ik", x, w),
+    "baddbmm": lambda x, w: torch.baddbmm(torch.zeros(1, 1, 1), x[None], w[None])[0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_is_one_however_it_is_written(name):
+    """1 + 2⁻⁸ goes to 1 first, and 3 × 1.0078125 = 3.0234375 to 3.03125 at the end."""
+    for x, w, result in ((1 + 2**-8, 3.0, 3.0), (3.0, 1.0078125, 3.03125)):
+        with RoundedProducts(torch.bfloat16):
+            assert PRODUCTS[name](torch.tensor([[x]]), torch.tensor([[w]])).item() == result
+
+
 def test_attention_is_a_product_too():
     q = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
     with RoundedProducts(torch.bfloat16):

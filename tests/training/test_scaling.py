@@ -221,6 +221,18 @@ def test_steps_arguments_and_result_pass_through():
 
 
 @pytest.mark.parametrize("make", [DynamicScaler, lambda: torch.amp.GradScaler("cpu")], ids=["ours", "torch"])
+@pytest.mark.parametrize("bad", [None, 0, 1, 2, 3])
+def test_every_weight_of_every_group_is_divided_and_looked_at(make, bad):
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(5)]  # the last one has no gradient
+    optimizer, scaler = torch.optim.SGD([{"params": weights[:2]}, {"params": weights[2:], "lr": 0.25}], lr=0.5), make()
+    scaler.scale(sum((w * (math.inf if i == bad else 1.0)).sum() for i, w in enumerate(weights[:4]))).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert [w[1].item() for w in weights] == ([0.5, 0.5, 0.75, 0.75, 1.0] if bad is None else [1.0] * 5)
+    assert scaler.get_scale() == (65536.0 if bad is None else 32768.0)
+
+
+@pytest.mark.parametrize("make", [DynamicScaler, lambda: torch.amp.GradScaler("cpu")], ids=["ours", "torch"])
 def test_a_closure_is_refused_as_by_torch(make):
     w = torch.nn.Parameter(torch.ones(1))
     scaler = make()
