@@ -110,7 +110,7 @@ def _why(speed, first):
         return
     here, large = speed["gemm"]
     shape = f"{here['rows']} x {here['inner']} x {here['columns']}"
-    name = first["recipe"]["compute"].upper()
+    name = first["recipe"]["weights"]
     yield f"Matrix products alone: {here['ratio']:.2f} times at this model's size ({shape}),"
     yield f"{large['ratio']:.2f} times at 1024 cubed."
     if speed["ratio"] >= GAIN and here["ratio"] > speed["ratio"]:

@@ -317,7 +317,7 @@ def made_up(ratio, here, large, quartiles=None, loss=2.0):
         "timed_steps": 2, "skipped_steps": [], "execution": "native",
         "memory": {"weights": 4, "gradients": 4, "optimizer": 8, "saved_activations": {"float32": 5}},
     }  # fmt: skip
-    names = [{"name": name, "compute": name, "master": master} for name, master in (("bf16", "fp32"), ("fp32", None))]
+    names = [{"name": name, "weights": name.upper(), "master": master} for name, master in (("bf16", "FP32"), ("fp32", None))]
     low, high = quartiles or (ratio, ratio)
     gemm = [{"rows": 8, "inner": 8, "columns": 8, "ratio": here}, {"rows": 9, "inner": 9, "columns": 9, "ratio": large}]
     steady = records.steady([low, high])
