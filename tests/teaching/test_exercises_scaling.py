@@ -85,6 +85,7 @@ def test_orders_that_do_the_same_are_right(solve):
 @pytest.mark.parametrize("solve", [
     lambda n, names, skipped: calls(n, names, skipped)[:-1], lambda n, names, skipped: calls(n, names, skipped)[::-1],
     lambda n, names, skipped: [*calls(n, names, skipped), "update"], lambda n, names, skipped: [c for c in calls(n, names, skipped) if c != "backward"],
+    lambda n, names, skipped: calls(n, names, skipped) if skipped else [*calls(n, names, skipped)[:-3], "schedule", *calls(n, names, skipped)[-3:-1]],
     lambda n, names, skipped: calls(n, names[:1], skipped) if len(names) > 1 else calls(n, names, skipped),
 ])  # fmt: skip
 def test_orders_that_do_not_are_wrong(solve):

@@ -142,6 +142,12 @@ def test_a_ledger_that_cannot_start_says_why():
     assert MemoryLedger(13 * 10**9).state.typed == "13 B"
 
 
+def test_sizes_and_sums_in_the_sentence():
+    assert "56 GB or 52.15 GiB" in say(start("7B", "pure BF16")) and read_size("7G") == 7 * 10**9
+    assert name_size(1_000_005_000) == "1 000 005 000" and name_size(1_050 * 10**6) == "1.05 B"
+    assert do(do(start(), "type", "zz"), "type", "2B").draft is None
+
+
 def test_no_line_of_the_sentence_ends_inside_a_number():
     page = MemoryLedger("79 B", "autocast")
     assert "1\u00a0422 GB" in view(page.state) and "1 422 GB" in str(page)

@@ -89,8 +89,7 @@ def test_steps_in_words():
     stalled = do(start("BF16", 250, 1), "step 10")
     assert stalled.stored == 256 and "It stalled after 6 steps; now, after 10, it is 40 % of the way off." in say(stalled)
     assert "After 4 steps it is exactly right." in say(do(start("BF16", 1, "2^-7"), "step 4"))
-    far = do(start("E5M2", 49152, 10000), "step 1")
-    assert "left the format" in say(far) or math.isfinite(far.stored)
+    assert "has no number further up than 448. Nothing has moved in 2 steps" in say(do(start("E4M3", 448, 1), "step 2"))
 
 
 # ---- actions
@@ -223,3 +222,22 @@ def test_panel_in_python():
     assert lens.act({"act": "nonsense"}) == kept and "could not be done" in lens.frame["html"]
     with pytest.raises(ValueError, match="no format"):
         SwampingMicroscope("FP12")
+
+
+def test_ends_of_moves():
+    state = do(start(), "step 10")
+    assert do(state, "format", "FP16").steps == 0 and do(do(state, "turn"), "turn").delta_text == state.delta_text
+    for act, limit in (("zoom 1", 12), ("zoom -1", -3)):
+        zoomed = start()
+        for _ in range(20):
+            zoomed = do(zoomed, act)
+        assert zoomed.zoom == limit
+    assert do(start("BF16", 0, 1), "scale 1").stored == 0 and not alert(do(start("BF16", 0, 1), "scale 1"))
+    gone = do(start("E5M2", 49152, 10000), "step 5")
+    assert math.isinf(gone.stored) and len(gone.path) == 3 and say(gone).endswith("It has left the format after 2 steps.")
+    assert say(do(start("BF16", 250, 1), "step 6")).endswith("After 6 steps it is exactly right.")  # it stalls with the next one
+
+
+def test_the_rows_of_a_crowd_are_named_by_their_borders():
+    said = text(start("BF16", 1, "5e-5", weights=[2.0**-7, 2.0**-6, 1.5 * 2.0**-6]))
+    assert "weights from 2⁻⁶: 1 of 2 move" in said and "weights below 2⁻⁶: 1 of 1 move" in said

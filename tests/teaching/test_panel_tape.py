@@ -153,3 +153,19 @@ def test_a_tape_that_cannot_start_says_why(options, words):
 
 def test_a_preset_by_name_is_the_one_behind_its_button():
     assert ScalerTape("a spike").state == preset("a spike")
+
+
+def test_the_numbers_in_the_sentence_are_those_of_the_step():
+    growth = preset("growth, until it is too much")
+    assert "S × the largest gradient is 2¹⁶, too large for FP16, so Inf." in say(growth) and "halved to 2¹⁷" in say(growth)
+    assert "S × the largest gradient is 2¹⁴, which FP16 holds." in say(do(growth, "at", "4")) and "makes 4 good steps, so the scale is doubled to 2¹⁷" in say(do(growth, "at", "4"))
+    rows = text(growth).splitlines()[1:-1]
+    assert [row.split(":")[0] for row in rows] == ["steps 1–8", "step 9", "steps 10–13", "step 14", "steps 15–18", "step 19", "steps 20–23", "step 24"]
+
+
+def test_what_cannot_be_a_tape_is_refused():
+    for options in ({"init_scale": 0.0}, {"init_scale": math.inf}):
+        with pytest.raises(ValueError, match="positive number"):
+            start(["ordinary"], **options)
+    with pytest.raises(ValueError):
+        do(start(["ordinary"]), "add whale 1")

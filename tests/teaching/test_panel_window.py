@@ -201,3 +201,20 @@ def test_a_large_model_answers_within_a_tenth_of_a_second():
     for power in range(2, 12):
         panel.act({"act": "scale", "value": str(power)})
     assert (time.process_time() - begun) / 10 < 0.1
+
+
+def test_a_format_without_infinity_does_not_spoil_the_step():
+    assert "beyond E2M1's largest number, which takes its place. 50 %" in say(start([9.0, 1.0], "E2M1"))
+    assert "skipped or spoilt" in say(start([500.0, 1.0], "E4M3"))  # where NaN takes its place
+
+
+def test_borders_in_words_say_to_which_side_the_tie_belongs():
+    assert "from 65520 " in text(start([1.0])) and "above 464 " in text(start([1.0], "E4M3")) and "from 61440 " in text(start([1.0], "E5M2"))
+
+
+def test_a_nan_has_its_place_at_the_end_and_a_message_goes_with_the_next_action():
+    assert sum(sum(kinds.values()) for _, kinds in bars(start([math.nan, 1.0]))) == 1 and bars(start([math.nan, 1.0]))[-1][1]["overflowed"] == 0.5
+    state = do(start([1e30]), "largest")
+    assert state.message and not do(state, "double 1").message
+    too_far = do(start(SPREAD), f"preset {list(PRESETS).index('FP16, one doubling too far')}")
+    assert too_far.power == largest_power(too_far) + 1

@@ -109,6 +109,16 @@ def test_weights_come_from_the_seed_alone():
     assert not torch.equal(first["tokens.weight"], other["tokens.weight"])
 
 
+def test_first_weights_are_smaller_where_layers_add_to_the_stream():
+    model = GPT(GPTConfig(width=64, layers=8, context=32), seed=0)
+    for name, p in model.named_parameters():
+        if p.dim() == 1:
+            assert p.eq(1.0 if "norm.weight" in name else 0.0).all(), name
+            continue
+        wanted = 0.02 / 4 if name.endswith(("attention.out.weight", "narrow.weight")) else 0.02  # sixteen additions: √16
+        assert p.std().item() == pytest.approx(wanted, rel=0.05), name
+
+
 def test_initial_loss_is_that_of_guessing():
     model = GPT(GPTConfig(width=64, layers=2, context=32), seed=0)
     ids = torch.from_numpy(np.random.default_rng(4).integers(0, 128, (4, 33)))

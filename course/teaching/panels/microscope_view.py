@@ -51,7 +51,8 @@ def say(state) -> str:
     if kind == "nothing":
         return "An update of 0 moves nothing: type another one, or drag its size."
     if kind == "end":
-        return f"{name} has no number further {'up' if state.delta > 0 else 'down'} than {decimal(state.stored, 14)}."
+        last = f"{name} has no number further {'up' if state.delta > 0 else 'down'} than {decimal(state.stored, 14)}."
+        return f"{last} {_say_steps(state, kind)}".strip()
     half = thresholds(state.fmt, state.stored)[state.delta > 0]
     share = decimal(Fraction(round(abs(state.delta) / half * 10000), 10000), 12) if abs(state.delta) / half < 1000 else "over 1000"
     first = {

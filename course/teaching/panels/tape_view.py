@@ -58,8 +58,6 @@ def _what(step):
     if step.skipped:
         return f"{reached}, too large for FP16, so Inf. The step is skipped, the weights stay, the scale is halved to {size(step.next_scale)}, and the count begins again."
     small = "Both weights move" if all(step.moved) else "S × the smallest gradient underflows: w₂ stays where it is"
-    if step.scale == 0:
-        small = "Nothing is left of any gradient"
     growth = f", and that makes {_count(step.good_steps + 1)}, so the scale is doubled to {size(step.next_scale)}" if step.next_scale > step.scale else ""
     return f"{reached}, which FP16 holds. {small}{growth}."
 

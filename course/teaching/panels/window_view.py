@@ -42,8 +42,9 @@ def say(state, approximately="") -> str:
     if count.total == count.zero:
         return "All of these gradients are exactly zero: there is nothing to lose."
     if count.overflowed:
+        then = "which takes its place" if state.fmt.specials == "finite" else "so that the step would be skipped or spoilt"
         return (
-            f"Too far: the largest gradient is beyond {name}'s largest number, so that the step would be skipped or spoilt. "
+            f"Too far: the largest gradient is beyond {name}'s largest number, {then}. "
             f"{mark}{percent(count.share('overflowed'))} % of the nonzero gradients overflow at this scale."
         )
     error = f"Rounding changes the tensor by {mark}{_part(found.error)} of its norm."
