@@ -130,6 +130,11 @@ def test_each_rule_by_its_definition(amax, fmt):
     assert exponent["even"] == math.frexp(amax)[1] - 1 + (digits >= 1) - largest
 
 
+def test_a_scale_stays_within_e8m0():
+    tiny, huge = (mx(torch.full((1, 32), size), E2M1).multiplier[0, 0].item() for size in (2.0**-149, 3e38))
+    assert (tiny, huge) == (2.0**127, 2.0**-125) and mx(torch.zeros(1, 32)).multiplier[0, 0] == 2.0**127
+
+
 def test_floor_saturates_and_round_up_does_not():
     x = torch.tensor([[500.0] + [1.0] * 31])
     assert quality(x, mx(x)).saturated == 1 / 32 and quality(x, mx(x, rule="round-up")).saturated == 0
@@ -224,6 +229,7 @@ def test_a_hadamard_transform_keeps_norms_and_products(size):
     x, y = (torch.from_numpy(generator.standard_normal((8, 64)).astype(np.float32)) for _ in range(2))
     signs = torch.from_numpy(generator.choice([-1.0, 1.0], size).astype(np.float32))
     turned = hadamard(x, size, signs)
+    torch.testing.assert_close(turned, hadamard(x * signs.repeat(64 // size), size))
     torch.testing.assert_close(turned.norm(), x.norm())
     torch.testing.assert_close(turned @ hadamard(y, size, signs).T, x @ y.T, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(hadamard(hadamard(x, size), size), x, atol=1e-5, rtol=1e-5)

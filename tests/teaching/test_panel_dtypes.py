@@ -73,6 +73,7 @@ def test_actions_and_the_way_back(traces):
     state = start(traces)
     changed = do(do(do(state, "way 1"), "casts"), "call 3")
     assert (changed.way, changed.casts, changed.chosen) == (1, False, 3) and do(changed, "way 0").chosen is None
+    assert do(changed, "casts").chosen is None  # what was looked at may be gone
     assert do(changed, "restart") == state
     panel = DtypeTrace(traces)
     for wrong in ("way 7", "call 9999", "fly 1"):

@@ -4,11 +4,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from course.training.models import GPT, GPTConfig
-from course.training.trace import Trace, cast_as_fsdp
+from course.training import digits
+from course.training.models import GPT, MLP, GPTConfig
+from course.training.trace import Call, Trace, cast_as_fsdp
 
 CONFIG = GPTConfig(width=32, layers=2, context=8)
 IDS = torch.arange(16).view(2, 8)
@@ -53,6 +55,31 @@ def test_fsdp_style_computes_like_a_short_model_and_keeps_long_gradients():
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
     up = [call for call in trace.calls if call.is_cast and call.phase == "backward" and call.outputs == ("FP32",)]
     assert len(up) >= len(list(model.parameters()))
+
+
+def test_fsdp_style_is_what_fsdp2_itself_does(tmp_path):
+    """One gloo process, the real `fully_shard`: the same outputs and FP32 gradients, bit for bit."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    images, labels = digits.load().batch(0, 0, 32)
+    real, ours = MLP((64, 32, 10)), MLP((64, 32, 10))
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        fully_shard(real, mesh=init_device_mesh("cpu", (1,)), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+        outputs = real(images), cast_as_fsdp(ours)(images)
+        for output in outputs:
+            F.cross_entropy(output.float(), labels).backward()
+        gradients = [p.grad.full_tensor() for p in real.parameters()]
+    finally:
+        dist.destroy_process_group()
+    assert outputs[0].dtype == torch.bfloat16 and torch.equal(*outputs)
+    assert all(torch.equal(a, b.grad) and a.dtype == torch.float32 for a, b in zip(gradients, ours.parameters(), strict=True))
+
+
+def test_a_copy_in_the_same_dtype_is_no_cast():
+    assert not Call("forward", "", "_to_copy", ("FP32",), ("FP32",), 1).is_cast
+    assert Call("forward", "", "_to_copy", ("FP32",), ("BF16",), 1).is_cast
 
 
 def test_each_call_knows_its_layer_both_ways():
