@@ -80,8 +80,8 @@ def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optim
           initial_gain=1.0, generator=None, count=False) -> Result:  # fmt: skip
     """Train an MLP on the handwritten digits once for each trial, all at the same time.
 
-    `optimizer` is "adam" or "sgd"; `update` says how weights are stored, as in `course.training.optimizers` (it concerns
-    weights whose recipe has no master); `overflow` is that of the rounding of activations and gradients.
+    `optimizer` is "adam" or "sgd"; `update` says how the stored weights take an update, as in `course.training.optimizers`:
+    of a recipe with a master, the master is what is stored; `overflow` is that of the rounding of activations and gradients.
     `initial_gain` multiplies the first weights. `count` fills `moved`, `lost` and `flushed`, for about a third more time.
     Raises `RunError` for no trials or an unknown optimizer.
 

@@ -167,6 +167,16 @@ def shut_down_kernel(page):
         page.evaluate(SHUT_DOWN)
 
 
+def open_panel(page, server, source):
+    """Run `source`, a cell that ends with a panel, in a notebook of its own; gives the panel on the page."""
+    save_notebook(server.notebooks / "panel.ipynb", [source])
+    open_notebook(page, server, "panel")
+    run_all(page)
+    panel = page.locator(".course-panel")
+    panel.wait_for()
+    return panel
+
+
 def save_notebook(path, sources):
     """Write a small notebook with one code cell for each source, not run; for tests of the harness itself."""
     made = [{"cell_type": "code", "id": f"cell-{n}", "metadata": {}, "source": source, "outputs": [], "execution_count": None}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.harness import open_notebook, run_all, save_notebook
+from tests.browser.harness import open_panel
 
 expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.browser
@@ -16,10 +16,7 @@ DtypeTrace({"plain": [Call("forward", "head", "mm", ("FP32", "FP32"), ("FP32",),
 
 
 def test_ways_casts_and_calls(lab_page, lab_server):
-    save_notebook(lab_server.notebooks / "trace.ipynb", [SOURCE])
-    open_notebook(lab_page, lab_server, "trace")
-    run_all(lab_page)
-    panel = lab_page.locator(".course-panel")
+    panel = open_panel(lab_page, lab_server, SOURCE)
     said = panel.get_by_role("status")
     expect(said).to_contain_text("plain: forward 1 operation in FP32; no casts")
     panel.get_by_role("button", name="autocast").click()

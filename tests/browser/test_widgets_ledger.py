@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.harness import open_notebook, run_all, save_notebook
+from tests.browser.harness import open_panel
 
 expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.browser
@@ -11,12 +11,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def ledger(lab_page, lab_server):
     """The panel, run in a notebook of its own."""
-    save_notebook(lab_server.notebooks / "ledger.ipynb", ['from course.teaching.panels import MemoryLedger\nMemoryLedger("7 B", "FP32 masters")'])
-    open_notebook(lab_page, lab_server, "ledger")
-    run_all(lab_page)
-    panel = lab_page.locator(".course-panel")
-    expect(panel).to_have_count(1)
-    return panel
+    return open_panel(lab_page, lab_server, 'from course.teaching.panels import MemoryLedger\nMemoryLedger("7 B", "FP32 masters")')
 
 
 def said(panel):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.harness import open_notebook, run_all, save_notebook
+from tests.browser.harness import open_panel
 
 expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.browser
@@ -12,12 +12,7 @@ SOURCE = 'from course.teaching.panels import SwampingMicroscope\nSwampingMicrosc
 
 @pytest.fixture
 def lens(lab_page, lab_server):
-    save_notebook(lab_server.notebooks / "lens.ipynb", [SOURCE])
-    open_notebook(lab_page, lab_server, "lens")
-    run_all(lab_page)
-    panel = lab_page.locator(".course-panel")
-    expect(panel).to_have_count(1)
-    return panel
+    return open_panel(lab_page, lab_server, SOURCE)
 
 
 def test_steps_a_drag_and_a_typed_weight(lens):

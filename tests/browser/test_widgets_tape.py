@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.browser.harness import cells, open_notebook, run_all, save_notebook
+from tests.browser.harness import cells, open_panel
 
 expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.browser
@@ -14,10 +14,7 @@ SOURCE = 'from course.teaching.panels import ScalerTape\nScalerTape("a spike")'
 
 @pytest.fixture
 def panel(lab_page, lab_server):
-    save_notebook(lab_server.notebooks / "tape.ipynb", [SOURCE])
-    open_notebook(lab_page, lab_server, "tape")
-    run_all(lab_page)
-    return lab_page.locator(".course-panel")
+    return open_panel(lab_page, lab_server, SOURCE)
 
 
 def said(panel):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.browser.harness import cells, open_notebook, run_all, save_notebook
+from tests.browser.harness import cells, open_panel
 
 expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.browser
@@ -18,12 +18,7 @@ UnderflowWindow({0: {"first": sizes, "last": sizes[2000:]}, 10: {"first": sizes 
 
 @pytest.fixture
 def panel(lab_page, lab_server):
-    save_notebook(lab_server.notebooks / "window.ipynb", [SOURCE])
-    open_notebook(lab_page, lab_server, "window")
-    run_all(lab_page)
-    found = lab_page.locator(".course-panel")
-    expect(found).to_have_count(1)
-    return found
+    return open_panel(lab_page, lab_server, SOURCE)
 
 
 def said(panel):
