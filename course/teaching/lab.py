@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FIRST_NOTEBOOK = "notebooks/00_start_here.ipynb"
+MOST_WORKERS = 4  # each holds torch, a browser or a kernel: about 1.5 GB
 NO_TESTS = 5  # pytest's exit code when a selection such as `-k ulp` leaves nothing to run
 
 
@@ -67,16 +68,33 @@ def run_tests(extra) -> int:
     What was measured may differ between the two, what is exact may not: the second pass finds a stored
     output that is true on one processor only.
     """
-    pytest = [sys.executable, "-m", "pytest"]
-    first = _call([*pytest, *extra])
+    pytest = [sys.executable, "-m", "pytest", *([] if extra else side_by_side(_cores()))]
+    env = os.environ | ({} if extra else {"OMP_NUM_THREADS": "1"})  # side by side, each worker has one core
+    first = _call([*pytest, *extra], env)
     named = [arg for arg in extra if not arg.startswith("-") and (ROOT / arg.split("::")[0]).exists()]
     notebooks = [path for path in named if ".ipynb" in path or path.rstrip("/") == "notebooks"]
     if first not in (0, NO_TESTS) or (named and not notebooks):
         return first
     print("\nThe notebooks again, without the processor's vector features:", flush=True)
     options = [arg for arg in extra if arg not in named]
-    second = _call([*pytest, *options, *(notebooks or ["notebooks"])], os.environ | without_vector_features())
+    second = _call([*pytest, *options, *(notebooks or ["notebooks"])], env | without_vector_features())
     return first if second == NO_TESTS else second
+
+
+def side_by_side(cores) -> list[str]:
+    """The options that spread the test files over the cores, the longest first; none where there is one core.
+
+    A file stays whole: its notebook's kernel or its browser serves all of its tests.
+
+    >>> side_by_side(2)
+    ['--numprocesses=2', '--dist=loadfile', '--no-loadscope-reorder']
+    """
+    workers = min(cores, MOST_WORKERS)
+    return [f"--numprocesses={workers}", "--dist=loadfile", "--no-loadscope-reorder"] if workers > 1 else []
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def without_vector_features() -> dict[str, str]:

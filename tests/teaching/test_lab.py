@@ -46,8 +46,16 @@ def test_lab_says_what_is_missing(started, monkeypatch, tmp_path, capsys):
 def test_everything_goes_on_to_pytest_twice(started):
     assert main(["test", "-k", "ulp", "-x"]) == 0
     (first, env), (second, slow) = started.calls
-    assert first[-3:] == ["-k", "ulp", "-x"] and env is None
+    assert first[1:] == ["-m", "pytest", "-k", "ulp", "-x"] and "ATEN_CPU_CAPABILITY" not in env
     assert second[-4:] == ["-k", "ulp", "-x", "notebooks"] and slow["ATEN_CPU_CAPABILITY"] == "default"
+
+
+def test_the_whole_suite_takes_all_cores_in_both_passes(started, monkeypatch):
+    monkeypatch.setattr(lab, "_cores", lambda: 3)
+    main(["test"])
+    for command, env in started.calls:
+        assert {"--numprocesses=3", "--dist=loadfile"} <= set(command) and env["OMP_NUM_THREADS"] == "1"
+    assert lab.side_by_side(1) == [] and lab.side_by_side(64)[0] == "--numprocesses=4"
 
 
 CODES = [([1], 1), ([0, 0], 0), ([0, 1], 1), ([0, 5], 0), ([5, 5], 5), ([5, 0], 0), ([2], 2)]
