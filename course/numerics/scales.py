@@ -78,17 +78,21 @@ def block_amax(x, block=None):
     >>> block_amax(torch.tensor([[1.0, -2.0, 3.0, 4.0]]), (1, 2))
     tensor([[2., 2., 4., 4.]])
     """
-    x = _checked(x)
-    if block is None:
-        return x.abs().max().expand(x.shape)
-    if block == "row":
-        return x.abs().amax(-1, keepdim=True).expand(x.shape)
+    amax, spread = _amaxes(_checked(x), block)
+    return spread(amax)
+
+
+def _amaxes(x, block):
+    """(one amax for each block, the function that spreads such a tensor to the shape of x): scales are worked out once per block."""
+    if block is None or block == "row":
+        amax = x.abs().max() if block is None else x.abs().amax(-1, keepdim=True)
+        return amax, lambda each: each.expand(x.shape)
     rows, columns = block
     high = x.shape[-2] if x.dim() > 1 else 1
     if x.shape[-1] % columns or high % rows:
         raise ValueError(f"a tensor of shape {tuple(x.shape)} does not divide into blocks of {rows} × {columns}: pad it with zeros")
     tiles = x.abs().reshape(-1, high // rows, rows, x.shape[-1] // columns, columns)
-    return tiles.amax((2, 4), keepdim=True).expand(tiles.shape).reshape(x.shape)
+    return tiles.amax((2, 4), keepdim=True), lambda each: each.expand(tiles.shape).reshape(x.shape)
 
 
 def _checked(x):
@@ -98,13 +102,6 @@ def _checked(x):
     if not x.numel() or not x.isfinite().all():
         raise ValueError("there is no number, or an Inf or a NaN, in the tensor: no scale brings it into any range")
     return x
-
-
-def _count(x, block):
-    """How many scales a tensor of this shape has."""
-    if block is None:
-        return 1
-    return x.numel() // (x.shape[-1] if block == "row" else block[0] * block[1])
 
 
 # ---- scales in FP32
@@ -132,8 +129,9 @@ def scaled(x, fmt, block=None, power_of_two=False, margin=0, rounding="nearest-e
     tensor([[  1.0000,   0.2857],
             [100.0000,  28.5714]])
     """
-    multiplier = scale_for(block_amax(x, block), fmt, power_of_two, margin)
-    return with_multiplier(x, fmt, multiplier, 32 * _count(x, block), rounding, generator)
+    amax, spread = _amaxes(_checked(x), block)
+    multiplier = spread(scale_for(amax, fmt, power_of_two, margin))
+    return with_multiplier(x, fmt, multiplier, 32 * amax.numel(), rounding, generator)
 
 
 def with_multiplier(x, fmt, multiplier, scale_bits=32, rounding="nearest-even", generator=None) -> Quantised:
@@ -194,9 +192,10 @@ def mx(x, fmt=E4M3, rule="floor", block=32, rounding="nearest-even", generator=N
     """
     if rule not in RULES:
         raise ValueError(f"rule={rule!r}: choose one of {', '.join(RULES)}")
-    exponent = _mx_exponent(block_amax(x, (1, block)), fmt, rule).clamp(-127, 127)
-    multiplier = torch.exp2(-exponent.float())  # 2⁻¹²⁷, a subnormal of FP32, is exact too
-    return with_multiplier(x, fmt, multiplier, 8 * _count(x, (1, block)), rounding, generator)
+    amax, spread = _amaxes(_checked(x), (1, block))
+    exponent = _mx_exponent(amax, fmt, rule).clamp(-127, 127)
+    multiplier = spread(torch.exp2(-exponent.float()))  # 2⁻¹²⁷, a subnormal of FP32, is exact too
+    return with_multiplier(x, fmt, multiplier, 8 * amax.numel(), rounding, generator)
 
 
 def _mx_exponent(amax, fmt, rule):
@@ -222,11 +221,11 @@ def nvfp4(x, block=(1, 16), rounding="nearest-even", generator=None) -> Quantise
     >>> found.bits_per_value, found.values.abs().max()
     (5.5, tensor(6.))
     """
-    amax = block_amax(x, block)
+    amax, spread = _amaxes(_checked(x), block)
     tensor_scale = (amax.max() / (E4M3.max * E2M1.max)).clamp_min(torch.finfo(torch.float32).tiny)
     block_scale = (amax / E2M1.max / tensor_scale).clamp(E4M3.min_normal, E4M3.max)
-    multiplier = (1.0 / tensor_scale) / round_to(block_scale.contiguous(), E4M3, overflow="saturate")
-    return with_multiplier(x, E2M1, multiplier, 8 * _count(x, block) + 32, rounding, generator)
+    multiplier = spread((1.0 / tensor_scale) / round_to(block_scale, E4M3, overflow="saturate"))
+    return with_multiplier(x, E2M1, multiplier, 8 * amax.numel() + 32, rounding, generator)
 
 
 # ---- outliers, spread
