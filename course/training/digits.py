@@ -20,8 +20,8 @@ _TRAIN = 1437  # four fifths of the pictures, drawn once with a fixed seed
 
 
 @dataclass(frozen=True)
-class Digits:
-    """Images (n, 64) float32 from 0 to 1 and labels (n,) int64, for training and for testing."""
+class Pictures:
+    """Images (n, pixels) float32 from 0 to 1 and labels (n,) int64, for training and for testing."""
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
@@ -35,7 +35,7 @@ class Digits:
 
 
 @lru_cache(maxsize=1)
-def load() -> Digits:
+def load() -> Pictures:
     """Read the pictures and split them: 1437 to train, 360 to test. Raises `RunError` when the file is missing.
 
     >>> digits = load()
@@ -49,4 +49,4 @@ def load() -> Digits:
     table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.int64)
     table = np.random.default_rng(0).permutation(table)
     images, labels = torch.from_numpy((table[:, :64] / 16).astype(np.float32)), torch.from_numpy(table[:, 64])
-    return Digits(images[:_TRAIN], labels[:_TRAIN], images[_TRAIN:], labels[_TRAIN:])
+    return Pictures(images[:_TRAIN], labels[:_TRAIN], images[_TRAIN:], labels[_TRAIN:])

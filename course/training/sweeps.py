@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from course.numerics.formats import FP32
 from course.numerics.rounding import cast
+from course.numerics.scales import LEAST_AMAX
 from course.training import RunError, digits
 from course.training.models import uniform_layers
 from course.training.optimizers import SGD, AdamW
@@ -77,13 +78,15 @@ class Result:
 
 def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optimizer="adam", lr=1e-3, momentum=0.0,
           betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, update="nearest-even", overflow="ieee", growth_interval=2000,
-          initial_gain=1.0, generator=None, count=False) -> Result:  # fmt: skip
-    """Train an MLP on the handwritten digits once for each trial, all at the same time.
+          gradient_overflow=None, tensor_scales=False, initial_gain=1.0, generator=None, count=False, data=None) -> Result:  # fmt: skip
+    """Train an MLP once for each trial, all at the same time, on the handwritten digits or on the `Pictures` in `data`.
 
     `optimizer` is "adam" or "sgd"; `update` says how the stored weights take an update, as in `course.training.optimizers`:
-    of a recipe with a master, the master is what is stored; `overflow` is that of the rounding of activations and gradients.
+    of a recipe with a master, the master is what is stored; `overflow` is that of the rounding of activations and weights,
+    and of gradients unless `gradient_overflow` names another. With `tensor_scales` each tensor of each run is multiplied by the power of
+    two that brings its largest number just below the format's, rounded, and divided again: current scaling.
     `initial_gain` multiplies the first weights. `count` fills `moved`, `lost` and `flushed`, for about a third more time.
-    Raises `RunError` for no trials or an unknown optimizer.
+    Raises `RunError` for no trials, an unknown optimizer, or widths that do not fit the pictures.
 
     >>> result = sweep([Trial("fp32"), Trial("pure-bf16")], widths=(64, 16, 10), steps=3, batch=8)
     >>> result.losses.shape, bool(result.losses[0, 0] != result.losses[0, 1])
@@ -92,7 +95,11 @@ def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optim
     trials = tuple(trials)
     if not trials:
         raise RunError("a sweep needs at least one trial")
-    network = _Network(trials, widths, overflow, initial_gain, count)
+    data = data or digits.load()
+    if widths[0] != data.train_images.shape[1]:
+        raise RunError(f"widths begin with {widths[0]}, the pictures have {data.train_images.shape[1]} pixels: make them equal")
+    rounding = _Rounding(overflow, gradient_overflow or overflow, tensor_scales)
+    network = _Network(trials, widths, rounding, initial_gain, count)
     stepper = _optimizer(trials, network.parameters, optimizer, update, generator, count,
                          dict(lr=lr, momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay))  # fmt: skip
     scale, factor = (torch.tensor([float(getattr(t, name)) for t in trials]) for name in ("scale", "loss_weight"))
@@ -100,7 +107,7 @@ def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optim
     dynamic, skips = (torch.tensor([getattr(t, name) for t in trials]) for name in ("dynamic", "skips"))
     record = {name: [] for name in ("losses", "scales", "skipped", "moved", "lost", "flushed")}
     for step in range(steps):
-        losses = network.losses(*_batches(trials, step, batch))
+        losses = network.losses(*_batches(data, trials, step, batch))
         network.backward((losses * factor * scale).sum())
         bad = network.unscale(scale)
         record["losses"].append(losses.detach())
@@ -113,12 +120,12 @@ def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optim
         grown, good = next_scale(scale, good, bad, growth_interval=growth_interval)
         scale = torch.where(dynamic, grown, scale)
     arrays = {name: torch.stack(rows).numpy() if rows else None for name, rows in record.items()}
-    return Result(trials, accuracy=network.accuracy(), weights=network.stored(), **arrays)
+    return Result(trials, accuracy=network.accuracy(data), weights=network.stored(), **arrays)
 
 
-def _batches(trials, step, size):
-    """(K, batch, 64) images and (K, batch) labels; trials with the same seed see the same pictures."""
-    drawn = {seed: digits.load().batch(seed, step, size) for seed in {t.seed for t in trials}}
+def _batches(data, trials, step, size):
+    """(K, batch, pixels) images and (K, batch) labels; trials with the same seed see the same pictures."""
+    drawn = {seed: data.batch(seed, step, size) for seed in {t.seed for t in trials}}
     images, labels = zip(*(drawn[t.seed] for t in trials))
     return torch.stack(images), torch.stack(labels)
 
@@ -155,8 +162,8 @@ def _one(formats):
 class _Network:
     """K MLPs as one batched model, with a rounding at every boundary between operations."""
 
-    def __init__(self, trials, widths, overflow, gain, count):
-        self.overflow, self.count = overflow, count
+    def __init__(self, trials, widths, rounding, gain, count):
+        self.rounding, self.count = rounding, count
         self.formats = {
             role: _one(tuple(getattr(t.recipe, role) for t in trials))
             for role in ("weights", "activations", "activation_gradients", "weight_gradients", "reductions")
@@ -172,7 +179,7 @@ class _Network:
     def _boundary(self, x, forward, backward):
         ways = [None if (fmt := self.formats.get(role)) == FP32 else fmt for role in (forward, backward)]
         watch = self.flushed if self.count and backward == "activation_gradients" else None
-        return x if ways == [None, None] and watch is None else _Boundary.apply(x, *ways, self.overflow, watch)
+        return x if ways == [None, None] and watch is None else _Boundary.apply(x, *ways, self.rounding, watch)
 
     def logits(self, images):
         h = self._boundary(images, "activations", None)
@@ -204,8 +211,7 @@ class _Network:
         return bad
 
     @torch.no_grad()
-    def accuracy(self):
-        data = digits.load()
+    def accuracy(self, data):
         images = data.test_images.expand(len(self.flushed), -1, -1)
         return (self.logits(images).argmax(2) == data.test_labels).float().mean(1).numpy()
 
@@ -213,17 +219,43 @@ class _Network:
         return [tuple(p.detach() for p in layer) for layer in self.layers]
 
 
+@dataclass(frozen=True)
+class _Rounding:
+    """How tensors are brought into their formats on the way forward and back."""
+
+    overflow: str
+    gradient_overflow: str
+    tensor_scales: bool
+
+    def forward(self, x, formats):
+        return self._cast(x, formats, self.overflow)
+
+    def backward(self, gradient, formats):
+        return self._cast(gradient, formats, self.gradient_overflow)
+
+    def _cast(self, x, formats, overflow):
+        if not self.tensor_scales:
+            return cast(x, formats, overflow=overflow)
+        ends = [fmt.max for fmt in (formats if isinstance(formats, tuple) else [formats] * len(x))]
+        amax = x.abs().flatten(1).amax(1).double()
+        # Where amax is Inf or NaN there is no scale: the row is rounded as it stands, and the step is lost.
+        exponents = torch.frexp(torch.tensor(ends).double() / amax.clamp_min(LEAST_AMAX)).exponent - 1
+        scale = torch.where(amax.isfinite(), torch.exp2(exponents.double().clamp(-126, 127)), 1.0)
+        scale = scale.float().view(-1, *[1] * (x.dim() - 1))
+        return cast(x * scale, formats, overflow=overflow) / scale
+
+
 class _Boundary(torch.autograd.Function):
     """Rounds rows forward to one set of formats and their gradients backward to another; None leaves a way as it is."""
 
     @staticmethod
-    def forward(ctx, x, forward, backward, overflow, watch):
-        ctx.backward_formats, ctx.overflow, ctx.watch = backward, overflow, watch
-        return x.clone() if forward is None else cast(x, forward, overflow=overflow)
+    def forward(ctx, x, forward, backward, rounding, watch):
+        ctx.backward_formats, ctx.rounding, ctx.watch = backward, rounding, watch
+        return x.clone() if forward is None else rounding.forward(x, forward)
 
     @staticmethod
     def backward(ctx, gradient):
-        rounded = gradient if ctx.backward_formats is None else cast(gradient, ctx.backward_formats, overflow=ctx.overflow)
+        rounded = gradient if ctx.backward_formats is None else ctx.rounding.backward(gradient, ctx.backward_formats)
         if ctx.watch is not None:
             present = gradient != 0
             ctx.watch[:, 0] += (present & (rounded == 0)).flatten(1).sum(1)
