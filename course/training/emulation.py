@@ -243,4 +243,5 @@ def _number(node):
 
 
 def _sequence_number():
-    return (torch.zeros((), requires_grad=True) * 1).grad_fn._sequence_nr()
+    with torch.enable_grad():  # an emulation may begin under no_grad
+        return (torch.zeros((), requires_grad=True) * 1).grad_fn._sequence_nr()

@@ -220,6 +220,8 @@ def timed_product(torch_type, name, rows, inner, columns):
 
     import torch
 
+    from course.training.recipes import float32_products
+
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
     # Varied bits: a GPU multiplies ones with less power, hence at a higher clock, than real numbers.
     a = torch.linspace(-1, 1, rows * inner).view(rows, inner).to(torch_type, dtype)
@@ -227,16 +229,12 @@ def timed_product(torch_type, name, rows, inner, columns):
     wait = (lambda: None) if torch_type == "cpu" else torch.accelerator.synchronize
 
     def product():
-        before = torch.backends.cuda.matmul.fp32_precision
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
-        try:
+        with float32_products(torch_type, "tf32" if name == "tf32" else "ieee"):
             wait()
             start = time.perf_counter()
             a @ b
             wait()
             return time.perf_counter() - start
-        finally:
-            torch.backends.cuda.matmul.fp32_precision = before
 
     return product
 

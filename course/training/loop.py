@@ -9,16 +9,19 @@ import math
 import statistics
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from course.training.models import GPT, loss_of
-from course.training.recipes import DTYPES
+from course.training.moved import moved_shares, snapshot
+from course.training.optimizers import AdamW
+from course.training.stochastic import StochasticAdamW
 
 WARM_STEPS = 3  # after each start or resume: kernels are chosen, caches filled; these steps are not timed
 VALIDATION_BATCHES = 8
 VALIDATIONS = 8  # over the whole run, besides the one before the first step
+COUNTS = 8  # of moved weights, over the whole run
 CLIP_NORM = 1.0
 
 
@@ -31,6 +34,7 @@ class Settings:
     lr: float = 1e-3
     seed: int = 0
     weight_decay: float = 0.1
+    compiled: bool = False  # through torch.compile; on CPUs it has not paid
 
     def learning_rate(self, step) -> float:
         """Linear warm-up over a tenth of the steps (10 to 100 of them), then a cosine down to a tenth of the peak.
@@ -51,15 +55,25 @@ class Settings:
         """Whether the validation loss is taken once `done` steps are behind: at the start, the end, evenly between."""
         return done in (0, self.steps) or done % max(1, math.ceil(self.steps / VALIDATIONS)) == 0
 
+    def counts_moved(self, index) -> bool:
+        """Whether the weights that step `index` moves are counted: at the end of each eighth of the run.
+
+        >>> [index for index in range(40) if Settings(steps=40).counts_moved(index)]
+        [4, 9, 14, 19, 24, 29, 34, 39]
+        """
+        return any(index + 1 == (part + 1) * self.steps // COUNTS for part in range(COUNTS))
+
 
 @dataclass
 class History:
-    """What one run leaves: a loss and a time (seconds; None while warming up) per step, validations, skipped steps."""
+    """What one run leaves: a loss and a time (seconds; None while warming up) per step, and what happened on the way."""
 
     losses: list = field(default_factory=list)
     seconds: list = field(default_factory=list)
     validation: list = field(default_factory=list)  # [steps done, loss in nats per token]
     skipped: list = field(default_factory=list)  # steps that the loss scaler left out because a gradient overflowed
+    scales: list = field(default_factory=list)  # [step, loss scale that it ran with], the first and after each change
+    moved: list = field(default_factory=list)  # {"step": its number, kind of weights: share that it changed}
 
 
 class Run:
@@ -67,24 +81,33 @@ class Run:
 
     def __init__(self, plan, config, settings):
         self.plan, self.settings = plan, settings
-        self.model = GPT(config, settings.seed).to(plan.torch_type, DTYPES[plan.recipe.stored.name.lower()])
-        matrices = [p for p in self.model.parameters() if p.dim() > 1]
-        others = [p for p in self.model.parameters() if p.dim() < 2]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},  # biases and norms are not pulled to zero
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=True)
+        self.model = GPT(replace(config, attention=plan.attention), settings.seed).to(plan.torch_type, plan.dtype)
+        self.compiled = torch.compile(self.model) if settings.compiled else self.model
+        self.optimizer = _optimizer(self.model, plan, settings)
         self.scaler = torch.amp.GradScaler(plan.torch_type, enabled=plan.recipe.scaler)
         self.history = History()
 
     def step(self, index, inputs, targets) -> float:
         """Train on one batch; returns its loss before the update."""
+        loss = self.forward(inputs, targets)
+        self.backward(loss)
+        self.update(index)
+        return loss.item()
+
+    def forward(self, inputs, targets):
+        """The loss of a batch, in nats per token."""
+        with self.plan.step(self.model):
+            return loss_of(self.compiled, inputs, targets)
+
+    def backward(self, loss):
+        """Gradients into `.grad`, times the loss scale where there is one."""
+        with self.plan.backward():
+            self.scaler.scale(loss).backward()
+
+    def update(self, index):
+        """Unscale, clip, step, update the scale; forget the gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate(index)
-        with self.plan.step():
-            loss = loss_of(self.model, inputs, targets)
-            self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)  # before clipping: the norm of scaled gradients means nothing
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         scale = self.scaler.get_scale()
@@ -92,13 +115,14 @@ class Run:
         self.scaler.update()
         if self.scaler.get_scale() < scale:
             self.history.skipped.append(index)
+        if self.scaler.is_enabled() and (not self.history.scales or self.history.scales[-1][1] != scale):
+            self.history.scales.append([index, scale])
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
 
     @torch.no_grad()
     def validate(self, batches) -> float:
         """Mean loss over fixed batches, computed in the recipe's own precision."""
-        with self.plan.step():
+        with self.plan.step(self.model):
             return statistics.fmean(loss_of(self.model, x, y).item() for x, y in batches)
 
     def state(self) -> dict:
@@ -116,6 +140,24 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = History(**state["history"])
+
+
+def _optimizer(model, plan, settings):
+    """AdamW; biases and norms are not pulled to zero."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    options = {"lr": settings.lr, "betas": (0.9, 0.95)}
+    recipe, dice = plan.recipe, torch.Generator().manual_seed(settings.seed)
+    if recipe.master is None and plan.execution == "emulated":
+        formats = {role: getattr(recipe, role) for role in ("weights", "first_moment", "second_moment", "update")}
+        return AdamW(groups, generator=dice, **formats, **options)
+    if recipe.update == "stochastic":
+        return StochasticAdamW(groups, generator=dice, **options)
+    return torch.optim.AdamW(groups, fused=plan.fused, **options)
 
 
 class Comparison:
@@ -142,6 +184,7 @@ class Comparison:
         """One step of every run; the order alternates, so that no run always finds the caches the other left."""
         inputs, targets = self.batch(self.done)
         for run in self.runs if self.done % 2 == 0 else reversed(self.runs):
+            before = snapshot(run.model) if self.settings.counts_moved(self.done) else None
             self.synchronize()
             start = time.perf_counter()
             loss = run.step(self.done, inputs, targets)
@@ -149,6 +192,9 @@ class Comparison:
             seconds = time.perf_counter() - start
             run.history.losses.append(loss)
             run.history.seconds.append(None if self.warm > 0 else seconds)
+            if before:
+                shares = moved_shares(before, run.model, run.plan.recipe.weights)
+                run.history.moved.append({"step": self.done, **shares})
         self.done += 1
         self.warm -= 1
         if self.settings.validates_after(self.done):

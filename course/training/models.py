@@ -24,8 +24,11 @@ class GPTConfig:
     context: int = 128
     heads: int | None = None
     tied: bool = False  # whether the output layer shares the token embedding's weights
+    attention: str = "fused"  # or "written": the same as two products and a softmax between them
 
     def __post_init__(self):
+        if self.attention not in ATTENTIONS:
+            raise RunError(f"attention {self.attention!r} is unknown: choose one of {', '.join(ATTENTIONS)}")
         for name in ("vocabulary", "width", "layers", "context"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name} {getattr(self, name)} is no size: give at least 1")
@@ -44,19 +47,39 @@ class GPTConfig:
         return embeddings + self.layers * block + 2 * self.width
 
 
+def fused_attention(q, k, v):
+    """torch's fused kernel: the table of scores is never stored. (batch, heads, time, width per head), causal."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def written_attention(q, k, v):
+    """Two products and a softmax, in the dtype that they are given: the scores are stored, and rounded to it.
+
+    >>> q = torch.linspace(-1, 1, 32).view(1, 1, 4, 8)
+    >>> torch.allclose(written_attention(q, q, q), fused_attention(q, q, q))
+    True
+    """
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    return scores.masked_fill(later, float("-inf")).softmax(-1) @ v
+
+
+ATTENTIONS = {"fused": fused_attention, "written": written_attention}
+
+
 class Attention(nn.Module):
     """Causal self-attention: position t reads positions 0…t."""
 
     def __init__(self, config):
         super().__init__()
-        self.heads = config.head_count
+        self.heads, self.mix = config.head_count, ATTENTIONS[config.attention]
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x):  # (batch, time, width)
         batch, time, width = x.shape
         q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (batch, heads, time, width per head)
+        mixed = self.mix(q, k, v)  # (batch, heads, time, width per head)
         return self.out(mixed.transpose(1, 2).reshape(batch, time, width))
 
 

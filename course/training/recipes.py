@@ -1,8 +1,9 @@
 """Precision recipes: which number format each role of a training step has, and how this device runs them.
 
 A recipe says *what*: the format of weights, activations, gradients, master copy, moments, reductions. `plan` says *how*
-the recipes of the `train` command run on one device: natively through `torch.autocast`, or emulated, in FP32 with every
-operand and result of a matrix product rounded to the format. The native way is never taken where the device has no
+the recipes of the `train` command run on one device: natively, through `torch.autocast` or with the model in the short format; or
+emulated in FP32, where the operands and results of matrix products are rounded, or, for a model that *is* in the short
+format, whatever one operation hands to the next (`course.training.emulation`). The native way is never taken where the device has no
 circuit for it: there a library converts element by element, and a CPU with AVX2 alone then multiplies BF16 eighty times
 more slowly than FP32. Any other recipe runs, in any formats, under `course.training.emulation`.
 """
@@ -13,11 +14,15 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 from torch.utils._pytree import tree_map
 
 from course.numerics.formats import BF16, FP16, FP32, TF32, FloatFormat
 from course.training import RunError
+from course.training.capabilities import tier
+from course.training.emulation import Emulation
 
+_NO_ROLES = ("name", "scaler", "update")
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,6 +46,7 @@ class Recipe:
     second_moment: FloatFormat = FP32  # Adam's v
     reductions: FloatFormat = FP32  # sums, means, variances, log-probabilities, losses
     scaler: bool = False  # dynamic loss scaling, for a format whose small gradients underflow
+    update: str = "nearest-even"  # how the sum of weight and update is rounded to `stored`; or "stochastic"
 
     def __post_init__(self):
         for role, fmt in self.roles().items():
@@ -49,7 +55,7 @@ class Recipe:
 
     def roles(self) -> dict:
         """The format of each role, by the role's name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("name", "scaler")}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NO_ROLES}
 
     @property
     def stored(self) -> FloatFormat:
@@ -63,7 +69,8 @@ class Recipe:
 
     def as_dict(self) -> dict:
         """Names instead of formats, as JSON values."""
-        return {"name": self.name, **{role: fmt and fmt.name for role, fmt in self.roles().items()}, "scaler": self.scaler}
+        formats = {role: fmt and fmt.name for role, fmt in self.roles().items()}
+        return {"name": self.name, **formats, "scaler": self.scaler, "update": self.update}
 
 
 def _short(name, fmt, **more):
@@ -79,8 +86,13 @@ RECIPES = {
         _short("bf16", BF16, master=FP32),
         _short("fp16", FP16, master=FP32, scaler=True),
         _short("pure-bf16", BF16, first_moment=BF16, second_moment=BF16),
+        # As pure-bf16 in all but one rounding, so that whatever differs between the two is due to it.
+        _short("bf16-sr", BF16, first_moment=BF16, second_moment=BF16, update="stochastic"),
     )
 }
+# What to train with on a device, by its tier: the shortest format that is safe without looking at each tensor.
+RECOMMENDED = {"cpu": "fp32", "cpu-bf16": "bf16", "gpu": "fp32", "gpu-fp16": "fp16", "gpu-bf16": "bf16",
+               "gpu-fp8": "bf16", "gpu-fp4": "bf16"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,19 +109,50 @@ class Plan:
         """Only a native run says anything about the format's speed."""
         return self.execution == "native"
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What `torch.autocast` casts products to; None without autocast: FP32, TF32, a model in BF16, emulation."""
+        short = self.recipe.master is not None and self.recipe.compute != "tf32"
+        return DTYPES[self.recipe.compute] if short and self.execution == "native" else None
+
+    @property
+    def float32_products(self) -> str:
+        """How FP32 operands are multiplied: "ieee", or "tf32" (ten mantissa bits)."""
+        return "tf32" if self.recipe.compute == "tf32" else "ieee"
+
+    @property
+    def fused(self) -> bool:
+        """Whether torch has an AdamW in one kernel for this device; elsewhere it goes tensor by tensor."""
+        return self.torch_type in _get_fused_kernels_supported_devices()
+
+    @property
+    def attention(self) -> str:
+        """Which of `models.ATTENTIONS` is quicker: torch's fused one, but for BF16 on CPUs, where its way back is slow.
+
+        There it took twice the time of FP32's, and the written one less than half of it (torch 2.13).
+        """
+        return "written" if (self.torch_type, self.autocast or self.dtype) == ("cpu", torch.bfloat16) else "fused"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's parameters; emulated formats are held in float32."""
+        return DTYPES[self.recipe.stored.name.lower()] if self.execution == "native" else torch.float32
+
     @contextmanager
-    def step(self):
-        """The context in which forward and backward passes run."""
-        recipe, dtype = self.recipe, DTYPES[self.recipe.compute]
-        rounded = recipe.master is not None and recipe.compute != "tf32"
+    def step(self, model=None):
+        """The context in which a forward pass of `model` runs; only a model emulated as a whole has to be named."""
+        inner = nullcontext()
         if self.execution == "emulated":
-            inner = RoundedProducts(dtype)
-        elif rounded:
-            inner = torch.autocast(self.torch_type, dtype)
-        else:
-            inner = nullcontext()
-        with _float32_products("tf32" if recipe.compute == "tf32" else "ieee"), inner:
+            stored_short = self.recipe.master is None and model is not None
+            inner = Emulation(model, self.recipe) if stored_short else RoundedProducts(DTYPES[self.recipe.compute])
+        elif self.autocast:
+            inner = torch.autocast(self.torch_type, self.autocast)
+        with self.backward(), inner:
             yield
+
+    def backward(self):
+        """The context in which a backward pass runs: each operation's way back has the dtype of its way forward."""
+        return float32_products(self.torch_type, self.float32_products)
 
 
 def plan(recipe, device) -> Plan:
@@ -129,26 +172,42 @@ def plan(recipe, device) -> Plan:
     where = f"{device.name} has no native {name}"
     if recipe.compute == "tf32":
         raise RunError(f"{where} (it is a format of GPU matrix units): use --precision fp32 here")
-    if recipe.master is None:
-        raise RunError(f"{where}, and {recipe.name} keeps its weights in it: use --precision {recipe.compute} here")
+    how = "matrix operand and result" if recipe.master else "weight, gradient and result of an operation"
     also = [short for short in ("bf16", "fp16") if short in device.native]
     advice = f"; {also[0].upper()} is native here (--precision {also[0]})" if also else ""
     warning = (
-        f"{where}: it is emulated, in FP32 with every matrix operand and result rounded to {name}. "
+        f"{where}: {recipe.name} is emulated, in FP32 with every {how} rounded to {name}. "
         f"The losses are those of {name}; the speed says nothing about it{advice}."
     )
     return Plan(recipe, device.torch_type, "emulated", warning)
 
 
+def recommended(device) -> str:
+    """The name of the recipe to train with on a `hardware.Device`; "fp32" where no short format is native.
+
+    >>> from course.training.hardware import probe
+    >>> recommended(probe().cpu) in ("bf16", "fp32")
+    True
+    """
+    return RECOMMENDED[tier(device.kind, device.native)]
+
+
 @contextmanager
-def _float32_products(mode):
-    """How GPUs multiply FP32 operands: "ieee", or "tf32" (ten mantissa bits)."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = mode
+def float32_products(torch_type, mode):
+    """Within it, devices of this type multiply FP32 operands as "ieee" says, or as "tf32".
+
+    CUDA and ROCm have one switch, Intel's GPUs another, that of oneDNN; CPUs and Apple's GPUs know no TF32.
+    """
+    if torch_type == "xpu":
+        owner, name, value = torch.backends.mkldnn, "allow_tf32", mode == "tf32"
+    else:
+        owner, name, value = torch.backends.cuda.matmul, "fp32_precision", mode
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        setattr(owner, name, before)
 
 
 class RoundedProducts(TorchFunctionMode):

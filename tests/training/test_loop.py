@@ -1,12 +1,13 @@
 """The loop: two recipes side by side, the same start, the same data; losses close, states exact."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
-from course.training import corpus, hardware, memory
+from course.training import corpus, hardware, loop, memory
 from course.training.loop import VALIDATIONS, WARM_STEPS, Comparison, Settings, reproducible, trial_seconds
 from course.training.models import GPTConfig
 from course.training.recipes import plan
@@ -32,6 +33,12 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cpu():
     return hardware.probe().cpu
+
+
+@pytest.fixture(scope="module")
+def laptop(cpu):
+    """This CPU, as if it had no short format."""
+    return dataclasses.replace(cpu, name="a laptop", native=("fp64", "fp32"))
 
 
 def comparison(text, cpu, *names, steps=20, lr=3e-3, seed=0):
@@ -60,8 +67,10 @@ def test_the_same_recipe_twice_gives_the_same_bits(text, cpu):
     assert all(torch.equal(a, b) for a, b in states)
 
 
-@pytest.mark.parametrize("names", [("bf16", "fp32"), ("fp16", "fp32")])
-def test_a_state_taken_at_any_step_leads_to_the_same_bits(text, cpu, names):
+@pytest.mark.parametrize("where", ["cpu", "laptop"])
+@pytest.mark.parametrize("names", [("bf16", "fp32"), ("fp16", "fp32"), ("pure-bf16", "bf16-sr")])
+def test_a_state_taken_at_any_step_leads_to_the_same_bits(text, request, names, where):
+    cpu = request.getfixturevalue(where)
     straight = comparison(text, cpu, *names)
     states = []
     straight.train(lambda c: states.append(copy.deepcopy(c.state())))
@@ -74,6 +83,7 @@ def test_a_state_taken_at_any_step_leads_to_the_same_bits(text, cpu, names):
         for run, other in zip(straight.runs, resumed.runs, strict=True):
             assert run.history.losses == other.history.losses
             assert run.history.validation == other.history.validation
+            assert run.history.moved == other.history.moved and run.history.scales == other.history.scales
             pairs = zip(run.model.parameters(), other.model.parameters(), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -102,14 +112,76 @@ def test_an_overflowing_gradient_skips_the_step_and_halves_the_scale(text, cpu):
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
 
 
-def test_pure_bf16_keeps_weights_and_moments_short(text, cpu):
+@pytest.mark.parametrize("name", ["pure-bf16", "bf16-sr"])
+def test_bf16_models_keep_weights_and_moments_short(text, cpu, name):
     if "bf16" not in cpu.native:
-        pytest.skip("pure BF16 is refused where it is not native")
-    made = comparison(text, cpu, "pure-bf16", "fp32", steps=3)
+        pytest.skip("emulated values are held in FP32")
+    made = comparison(text, cpu, name, "fp32", steps=3)
     made.train()
     short = memory.step_memory(made.runs[0], *made.batch(0))
     full = memory.step_memory(made.runs[1], *made.batch(0))
     assert 2 * short["weights"] == full["weights"] and 2 * short["optimizer"] == full["optimizer"]
+
+
+@pytest.mark.parametrize("where", ["cpu", "laptop"])
+def test_what_rounding_to_nearest_loses_the_dice_keep(text, request, where):
+    """Half an ulp below 1 is 2⁻⁹: at this rate no gain of a norm leaves 1.0 in pure BF16, in any step; with dice some do."""
+    made = comparison(text, request.getfixturevalue(where), "pure-bf16", "bf16-sr", "fp32", steps=40, lr=1e-3)
+    made.train()
+    pure, dice, full = made.runs
+    assert all(count["gains"] == 0 for count in pure.history.moved)
+    assert all(count["gains"] > 0.9 for count in full.history.moved)
+    gains = [run.model.norm.weight.float() for run in made.runs]
+    assert gains[0].eq(1).all() and 0.2 < gains[1].ne(1).float().mean() < 1
+    assert abs(gains[1].mean() - gains[2].mean()) < 0.002 < abs(1 - gains[2]).max()
+    for run in (pure, dice):
+        assert torch.equal(run.model.head.weight.float(), run.model.head.weight.bfloat16().float())  # stored in BF16
+        assert all(0 < count["matrices"] == count["multiplied"] < 1 for count in run.history.moved)
+    assert full.history.losses[-1] < full.history.losses[0] - 1
+
+
+def test_counting_moved_weights_is_not_timed(text, cpu, monkeypatch):
+    """The clock stands while weights are copied and compared: a slow copy must not be seen in any step."""
+    clock, real = {"now": 0.0}, loop.snapshot
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock["now"])
+
+    def slow(model):
+        clock["now"] += 1000.0
+        return real(model)
+
+    monkeypatch.setattr(loop, "snapshot", slow)
+    made = comparison(text, cpu, "fp32", steps=10)
+    made.train()
+    assert clock["now"] == 8000.0 and len(made.runs[0].history.moved) == 8
+    assert set(made.runs[0].history.seconds) == {None, 0.0}
+
+
+@pytest.mark.parametrize(("steps", "counted"), [(1, [0]), (3, [0, 1, 2]), (8, list(range(8))), (300, [36, 74, 111, 149, 186, 224, 261, 299])])
+def test_moved_weights_are_counted_at_the_end_of_each_eighth(steps, counted):
+    assert [index for index in range(steps) if Settings(steps).counts_moved(index)] == counted
+
+
+def test_the_trace_of_the_scale_has_its_changes_only(text, cpu):
+    made = comparison(text, cpu, "fp16", "fp32", steps=12)
+    run = made.runs[0]
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=4)
+    made.train()
+    steps, scales = zip(*run.history.scales)
+    assert scales[0] == 2.0**40 and steps == tuple(sorted(set(steps))) and made.runs[1].history.scales == []
+    assert all(b in (a / 2, 2 * a) for a, b in zip(scales, scales[1:]))
+    assert run.history.skipped == [step - 1 for step, b, a in zip(steps[1:], scales[1:], scales) if b < a] or run.history.skipped[-1] == 11
+
+
+def test_compiled_runs_its_forward_pass_through_the_compiled_model(text, cpu, monkeypatch):
+    compiled, calls = [], []
+    monkeypatch.setattr(loop.torch, "compile", lambda model: compiled.append(model) or (lambda ids: calls.append(1) or model(ids)))
+    settings = Settings(3, batch=4, compiled=True)
+    made = Comparison([plan("fp32", cpu)], SHAPE, settings, text)
+    made.train()
+    plain = comparison(text, cpu, "fp32", steps=3, lr=settings.lr)
+    plain.train()
+    assert compiled == [made.runs[0].model] and len(calls) == 3  # validation goes through the plain one
+    assert made.runs[0].history.losses == plain.runs[0].history.losses
 
 
 def test_learning_rate_warms_up_and_comes_down():

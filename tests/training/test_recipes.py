@@ -1,26 +1,33 @@
 """Recipes and how a device runs them: native where it has the circuit, emulated elsewhere, refused with a way out."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from course.training import RunError, recipes
-from course.training.recipes import RECIPES, RoundedProducts, plan
+from course.training.capabilities import TIERS
+from course.training.recipes import RECIPES, RoundedProducts, plan, recommended
 from tests.training.test_hardware import machine
 
 T4 = machine("cuda", (7, 5), name="Tesla T4").device
 A100 = machine("cuda", (8, 0), name="A100").device
 ZEN4 = machine("cpu", features=("avx512_bf16",), name="a CPU").device
 LAPTOP = machine("cpu", features=("avx2",), name="a laptop").device
+XPU = machine("xpu", features=("has_subgroup_matrix_multiply_accumulate_tensor_float32",)).device
+DEVICES = yaml.safe_load((Path(__file__).parents[2] / "data" / "hardware.yaml").read_text())
 
 
 @pytest.mark.parametrize(
     ("device", "native", "emulated", "refused"),
     [
-        (A100, "fp32 tf32 bf16 fp16 pure-bf16", "", ""),
-        (T4, "fp32 fp16", "bf16", "tf32 pure-bf16"),
-        (ZEN4, "fp32 bf16 pure-bf16", "fp16", "tf32"),
-        (LAPTOP, "fp32", "bf16 fp16", "tf32 pure-bf16"),
+        (A100, "fp32 tf32 bf16 fp16 pure-bf16 bf16-sr", "", ""),
+        (T4, "fp32 fp16", "bf16 pure-bf16 bf16-sr", "tf32"),
+        (ZEN4, "fp32 bf16 pure-bf16 bf16-sr", "fp16", "tf32"),
+        (LAPTOP, "fp32", "bf16 fp16 pure-bf16 bf16-sr", "tf32"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -32,10 +39,52 @@ def test_how_each_device_runs_each_recipe(device, native, emulated, refused):
     for name in emulated.split():
         made = plan(name, device)
         assert made.execution == "emulated" and not made.speed_counts
-        assert device.name in made.warning and name.upper() in made.warning
+        assert device.name in made.warning and made.recipe.weights.name in made.warning and name in made.warning
+        assert made.autocast is None and made.dtype == torch.float32 and made.attention == "fused"
     for name in refused.split():
-        with pytest.raises(RunError, match=f"{device.name} has no native .*use --precision (fp32|bf16) here"):
+        with pytest.raises(RunError, match=f"{device.name} has no native .*use --precision fp32 here"):
             plan(name, device)
+
+
+@pytest.mark.parametrize("row", DEVICES, ids=lambda row: row["name"])
+def test_what_every_known_device_trains_with(row):
+    """The decisions of a run, for each device of the table and each recipe that it can run, from its natives alone."""
+    capability = tuple(row["capability"]) if isinstance(row.get("capability"), list) else row.get("capability")
+    device = machine(row["kind"], capability, row.get("features", ())).device
+    native = set(row["native"])
+    wanted = "fp32" if row["tier"] in ("cpu", "gpu") else "fp16" if row["tier"] == "gpu-fp16" else "bf16"
+    assert recommended(device) == wanted and (wanted in native)
+    for name, recipe in RECIPES.items():
+        if name == "tf32" and "tf32" not in native:
+            with pytest.raises(RunError, match="use --precision fp32"):
+                plan(name, device)
+            continue
+        made = plan(name, device)
+        here = recipe.compute in native
+        assert made.execution == ("native" if here else "emulated") and made.fused
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        assert made.autocast == (dtypes.get(name) if here else None)
+        assert made.dtype == (torch.bfloat16 if here and recipe.master is None and name != "fp32" else torch.float32)
+        assert made.float32_products == ("tf32" if name == "tf32" else "ieee")
+        written = row["kind"] == "cpu" and here and recipe.compute == "bf16"
+        assert made.attention == ("written" if written else "fused")
+        assert made.torch_type == ("cuda" if row["kind"] == "rocm" else row["kind"])
+
+
+def test_every_tier_has_its_recipe():
+    assert set(recipes.RECOMMENDED) == set(TIERS) and set(recipes.RECOMMENDED.values()) <= set(RECIPES)
+
+
+def test_intels_gpus_have_a_tf32_switch_of_their_own(monkeypatch):
+    cuda, onednn = torch.backends.cuda.matmul.fp32_precision, SimpleNamespace(allow_tf32=False)
+    monkeypatch.setattr(torch.backends, "mkldnn", onednn)
+    with plan("tf32", XPU).step():
+        assert onednn.allow_tf32 is True and torch.backends.cuda.matmul.fp32_precision == cuda
+    assert onednn.allow_tf32 is False
+    onednn.allow_tf32 = True  # somebody else's choice: FP32 is FP32 within the run, and the choice comes back
+    with plan("fp32", XPU).backward():
+        assert onednn.allow_tf32 is False
+    assert onednn.allow_tf32 is True
 
 
 def test_the_warning_names_the_way_out():
@@ -53,7 +102,7 @@ def test_scaling_belongs_to_fp16_and_masters_to_short_compute():
     assert [name for name, recipe in RECIPES.items() if recipe.scaler] == ["fp16"]
     for recipe in RECIPES.values():
         assert (recipe.master is not None) == (recipe.stored.name.lower() != recipe.compute)
-        assert recipe.stored.name == ("BF16" if recipe.name == "pure-bf16" else "FP32")
+        assert recipe.stored.name == ("BF16" if recipe.name in ("pure-bf16", "bf16-sr") else "FP32")
         # torch.optim keeps the moments in the dtype of the parameters
         assert recipe.first_moment == recipe.second_moment == recipe.stored
         assert recipe.reductions.name == "FP32"
@@ -158,5 +207,8 @@ def test_all_recipes_are_named_by_their_key():
     assert recipes.RECIPES["bf16"].as_dict() == {
         "name": "bf16", "weights": "BF16", "activations": "BF16", "activation_gradients": "BF16", "weight_gradients": "BF16",
         "master": "FP32", "first_moment": "FP32", "second_moment": "FP32", "reductions": "FP32", "scaler": False,
+        "update": "nearest-even",
     }  # fmt: skip
+    short, dice = (recipes.RECIPES[name].as_dict() for name in ("pure-bf16", "bf16-sr"))
+    assert {key for key in short if short[key] != dice[key]} == {"name", "update"} and dice["update"] == "stochastic"
     assert recipes.RECIPES["fp32"].as_dict()["master"] is None
