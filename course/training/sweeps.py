@@ -92,12 +92,7 @@ def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optim
     >>> result.losses.shape, bool(result.losses[0, 0] != result.losses[0, 1])
     ((3, 2), True)
     """
-    trials = tuple(trials)
-    if not trials:
-        raise RunError("a sweep needs at least one trial")
-    data = data or digits.load()
-    if widths[0] != data.train_images.shape[1]:
-        raise RunError(f"widths begin with {widths[0]}, the pictures have {data.train_images.shape[1]} pixels: make them equal")
+    trials, data = _checked(trials, widths, data)
     rounding = _Rounding(overflow, gradient_overflow or overflow, tensor_scales)
     network = _Network(trials, widths, rounding, initial_gain, count)
     stepper = _optimizer(trials, network.parameters, optimizer, update, generator, count,
@@ -121,6 +116,15 @@ def sweep(trials, *, widths=(64, 128, 128, 128, 10), steps=300, batch=128, optim
         scale = torch.where(dynamic, grown, scale)
     arrays = {name: torch.stack(rows).numpy() if rows else None for name, rows in record.items()}
     return Result(trials, accuracy=network.accuracy(data), weights=network.stored(), **arrays)
+
+
+def _checked(trials, widths, data):
+    trials, data = tuple(trials), data or digits.load()
+    if not trials:
+        raise RunError("a sweep needs at least one trial")
+    if widths[0] != data.train_images.shape[1]:
+        raise RunError(f"widths begin with {widths[0]}, the pictures have {data.train_images.shape[1]} pixels: make them equal")
+    return trials, data
 
 
 def _batches(data, trials, step, size):
