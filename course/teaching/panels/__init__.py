@@ -11,6 +11,7 @@ _HOME = {
     "SwampingMicroscope": "microscope",
     "MemoryLedger": "ledger",
     "DtypeTrace": "dtypes",
+    "ScaleBench": "scalebench",
 }
 __all__ = list(_HOME)
 

@@ -1,0 +1,153 @@
+"""Small GPTs trained under every recipe of `course.training.fp8`, and the record of such runs in `data/fp8_runs.json`.
+
+`python -m course.training.fp8_runs` trains what the record lacks, over five seeds, and writes it after each run: about half an hour of
+one CPU core from nothing. A record says with which versions, on which text and on which processor it was made.
+"""
+
+import argparse
+import json
+import statistics
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from course.training import corpus, files, hardware, records
+from course.training.fp8 import RECIPES, convert, convert_with_torchao, freeze
+from course.training.models import GPT, GPTConfig, loss_of
+
+SMALL = GPTConfig(width=128, layers=2, context=32)
+STEPS, BATCH, LR, WARM, TAIL = 150, 16, 1e-3, 20, 30
+SEEDS = range(5)
+OTHERS = ("FP32", "BF16 autocast", "frozen", "torchao tensorwise", "torchao rowwise")
+SHARES = (1.0, 2.0**-4, 2.0**-8)  # of the loss that is trained on, as if a batch were 16 or 256 times as large
+SHARED = ("FP32", "unscaled E4M3 / E4M3", "unscaled E4M3 / E5M2", "current E4M3 / E5M2")  # these run with every share
+RECORD = Path(__file__).parents[2] / "data" / "fp8_runs.json"
+
+
+def prepare(name, config=SMALL, seed=0):
+    """A GPT that is ready to train under one of `RECIPES` or of `OTHERS`; "frozen" leaves its blocks' linear layers untrained.
+
+    Raises `RunError` for an unknown name.
+
+    >>> prepare("NVFP4", GPTConfig(width=32, layers=1, context=8)).blocks[0].widen.recipe.name
+    'NVFP4'
+    """
+    model = GPT(config, seed)
+    if name == "frozen":
+        return freeze(model)
+    if name.startswith("torchao "):
+        return convert_with_torchao(model, name.removeprefix("torchao "))
+    return model if name in ("FP32", "BF16 autocast") else convert(model, name, seed=seed)
+
+
+def train(name, text, seed, steps=STEPS, share=1.0, config=SMALL, batch=BATCH, lr=LR) -> list:
+    """The loss of each step (nats per character) of a GPT under `name`, as `prepare` takes it: AdamW, a warm-up, no decay of the rate.
+
+    `text` is a `corpus.Corpus`. Text and first weights depend on `seed` alone. `share` multiplies the loss before backward and
+    nothing else: the mean over a batch 1/share times as large has gradients that much smaller at each token.
+    """
+    model = prepare(name, config, seed)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / WARM)
+        inputs, targets = map(torch.from_numpy, text.batch(seed, step, batch, config.context))
+        with torch.autocast("cpu", torch.bfloat16, enabled=name == "BF16 autocast"):
+            loss = loss_of(model, inputs, targets)
+        optimizer.zero_grad()
+        (share * loss).backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def tens(losses) -> list:
+    """The mean of each ten losses, to five digits: what the record keeps of a curve.
+
+    >>> tens([4.0] * 10 + [2.0, 3.0] * 5)
+    [4.0, 2.5]
+    """
+    return [round(statistics.fmean(losses[i : i + 10]), 5) for i in range(0, len(losses), 10)]
+
+
+def operands(model, layer, inputs, targets, share=1.0) -> dict:
+    """The activation (rows, in), weight (out, in) and gradient (rows, out) of the linear layer of that name, in one pass; FP32."""
+    found, module = {}, model.get_submodule(layer)
+    hooks = (
+        module.register_forward_pre_hook(lambda _, args: found.update(activation=args[0].detach().flatten(0, -2))),
+        module.register_full_backward_hook(lambda _, into, out: found.update(gradient=out[0].detach().flatten(0, -2))),
+    )
+    try:
+        (share * loss_of(model, inputs, targets)).backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.zero_grad()
+    return {"activation": found["activation"], "weight": module.weight.detach(), "gradient": found["gradient"]}
+
+
+# ---- the record
+
+
+def wanted() -> list:
+    """What is recorded: (name, share, seed)."""
+    names = [(name, 1.0) for name in (*OTHERS, *RECIPES)] + [(name, share) for share in SHARES[1:] for name in SHARED]
+    return [(name, share, seed) for name, share in names for seed in SEEDS]
+
+
+def load(path=RECORD) -> dict:
+    """The record: {(name, share): [the curve of each seed, by tens]}.
+
+    >>> len(load()["FP32", 1.0]) == len(SEEDS)
+    True
+    """
+    curves = {}
+    for run in json.loads(Path(path).read_text(encoding="utf-8"))["runs"]:
+        curves.setdefault((run["name"], run["share"]), []).append(run["losses_by_tens"])
+    return curves
+
+
+def final(curve) -> float:
+    """The mean of the last 30 losses of a recorded curve."""
+    return statistics.fmean(curve[-TAIL // 10 :])
+
+
+def provenance(text) -> dict:
+    """With what, where and on which text runs are made."""
+    found = hardware.probe()
+    return {
+        "schema": 1, "command": "python -m course.training.fp8_runs", "started": records.now(),
+        "configuration": {"width": SMALL.width, "layers": SMALL.layers, "context": SMALL.context, "steps": STEPS, "batch": BATCH,
+                          "lr": LR, "warm_up": WARM, "optimizer": "AdamW", "threads": 1},
+        "versions": found.versions | {"torchao": metadata.version("torchao")},
+        "hardware": {"cpu": found.cpu.name, "tier": found.tier}, "execution": "emulated, but BF16 autocast",
+        "corpus": text.as_dict(), "runs": [],
+    }  # fmt: skip
+
+
+def record(path=RECORD, steps=STEPS, todo=None) -> Path:
+    """Train what the record at `path` lacks and write it after each run. Runs of another configuration are not mixed: give another path."""
+    torch.set_num_threads(1)
+    text, path = corpus.load(), Path(path)
+    told = provenance(text)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("configuration", "versions", "corpus"):
+            if before[key] != told[key]:
+                raise ValueError(f"{path} was recorded with another {key}: move it away, or record to another path")
+        told = before
+    made = {(run["name"], run["share"], run["seed"]) for run in told["runs"]}
+    for name, share, seed in [each for each in (todo or wanted()) if each not in made]:
+        losses = train(name, text, seed, steps, share)
+        told["runs"].append({"name": name, "share": share, "seed": seed, "losses_by_tens": tens(losses)})
+        lines = json.dumps(told, ensure_ascii=False).replace('{"name": ', '\n{"name": ')  # a run on a line
+        files.write_atomically(path, lines + "\n")
+        print(f"{name}, share {share:g}, seed {seed}: {statistics.fmean(losses[-TAIL:]):.4f}", flush=True)
+    return path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train what data/fp8_runs.json lacks.")
+    parser.add_argument("--out", default=RECORD, help="where the record is, or is to be")
+    record(parser.parse_args().out)
