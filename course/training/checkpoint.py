@@ -33,12 +33,8 @@ class Checkpoints:
 
     def save(self, state):
         """Write `state` (with its number of steps in "done") to the older slot; raises `OSError` as the system does."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        payload = buffer.getvalue()
-        header = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
         slot = self.paths[1] if self._newest == self.paths[0] else self.paths[0]
-        write_atomically(slot, header + payload)
+        write(slot, state)
         self._newest = slot
 
     def latest(self) -> tuple:
@@ -69,6 +65,14 @@ class Checkpoints:
     def _unfinished(self):
         """What a kill in the middle of a save leaves behind."""
         return [found for path in self.paths for found in path.parent.glob(f".{path.name}.*")]
+
+
+def write(path, state):
+    """Write `state` with its checksum to `path`, in one step; raises `OSError` as the system does."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomically(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
 
 
 def read(path) -> dict:

@@ -166,10 +166,13 @@ class Comparison:
     def __init__(self, plans, config, settings, corpus):
         self.config, self.settings, self.corpus = config, settings, corpus
         self.torch_type = plans[0].torch_type
-        self.runs = [Run(plan, config, settings) for plan in plans]
+        self.runs = [self.run_of(plan) for plan in plans]
         self.done = 0
         self.warm = WARM_STEPS
         self.validation = [self.batch(i, "validation") for i in range(VALIDATION_BATCHES)]
+
+    def run_of(self, plan):
+        return Run(plan, self.config, self.settings)
 
     def batch(self, step, split="train"):
         """The (inputs, targets) of a step, on the device."""
@@ -205,6 +208,10 @@ class Comparison:
         if self.torch_type != "cpu":
             torch.accelerator.synchronize()
 
+    def most(self, *values) -> tuple:
+        """Each value; where several processes train, the largest that one of them gave."""
+        return values
+
     def train(self, after_step=lambda comparison: None):
         """Go on to the last step. `after_step` may save, report, or end the loop by raising an exception."""
         if not self.runs[0].history.validation:  # not so when resumed from the checkpoint before the first step
@@ -232,7 +239,7 @@ def trial_seconds(comparison, seconds=5.0) -> tuple:
     def timed(action):
         start = time.perf_counter()
         action()
-        return time.perf_counter() - start
+        return comparison.most(time.perf_counter() - start)[0]
 
     for _ in range(2):
         comparison.step()

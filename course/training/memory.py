@@ -12,7 +12,8 @@ def step_memory(run, inputs, targets) -> dict:
 
     Saved activations are the tensors that the forward pass keeps for the backward pass, each storage once, parameters
     left out; under autocast they include the short copies of the weights. `device_peak` is what one step
-    needs at most on a GPU beyond what was there before, None elsewhere. Makes one step: use a run of your own.
+    needs at most on a GPU beyond what was there before, None elsewhere. Where several processes share the weights, all
+    is what one of them holds, without the weights that it gathers for a moment. Makes one step: use a run of your own.
     """
     weights = [p for p in run.model.parameters()]
     saved = saved_activations(run, inputs, targets)
@@ -33,12 +34,12 @@ def step_memory(run, inputs, targets) -> dict:
 
 def saved_activations(run, inputs, targets) -> dict:
     """Bytes that the forward pass of `run` keeps for its backward pass, by dtype."""
-    parameters = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
     found = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
+        # Asked anew each time: sharded parameters have another storage while they are gathered.
+        if storage.data_ptr() not in {_local(p).untyped_storage().data_ptr() for p in run.model.parameters()}:
             # The tensor is kept in the table: a freed storage's address could come again.
             found[storage.data_ptr()] = (tensor, storage.nbytes())
         return tensor
@@ -65,4 +66,9 @@ def process_peak() -> int | None:
 
 
 def _bytes(tensors):
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(_local(tensor).numel() * tensor.element_size() for tensor in tensors)
+
+
+def _local(tensor):
+    """The part of a sharded tensor that this process holds; any other tensor as it is."""
+    return getattr(tensor, "to_local", lambda: tensor)()

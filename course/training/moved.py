@@ -20,7 +20,12 @@ def kind_of_weight(name) -> str:
 
 def snapshot(model) -> dict:
     """A copy of every parameter, by name."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {name: _whole(parameter).clone() for name, parameter in model.named_parameters()}
+
+
+def _whole(parameter):
+    """The values of a parameter, put together from all processes where it is sharded."""
+    return getattr(parameter, "full_tensor", lambda: parameter)().detach()
 
 
 def moved_shares(before, model, fmt) -> dict:
@@ -40,7 +45,7 @@ def moved_shares(before, model, fmt) -> dict:
     """
     moved, total = {}, {}
     for name, after in model.named_parameters():
-        old, new, kind = before[name], after.detach(), kind_of_weight(name)
+        old, new, kind = before[name], _whole(after), kind_of_weight(name)
         counts = {kind: old != new}
         if kind == "matrices":
             counts["multiplied"] = round_to(old.float(), fmt) != round_to(new.float(), fmt)
