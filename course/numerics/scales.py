@@ -55,15 +55,25 @@ def quality(x, quantised) -> Quality:
     (0.3333333333333333, 0.0, 16.0)
     """
     x = x.detach().double()
-    error = (quantised.dequantise().double() - x).square().sum().item()
-    power, present = x.square().sum().item(), x != 0
+    present = x != 0
     end = quantised.fmt.max + quantised.fmt.ulp(quantised.fmt.max) / 2
     return Quality(
-        sqnr=math.inf if error == 0 else 10 * math.log10(power / error) if power else -math.inf,
+        sqnr=sqnr(x, quantised.dequantise()),
         flushed=((quantised.values == 0) & present).sum().item() / max(1, present.sum().item()),
         saturated=((x * quantised.multiplier.double()).abs() >= end).double().mean().item(),
         bits_per_value=quantised.bits_per_value,
     )
+
+
+def sqnr(x, approximation) -> float:
+    """Signal to quantisation noise, 10 log₁₀(‖x‖² / ‖approximation − x‖²), in decibels; inf where nothing is lost.
+
+    >>> round(sqnr(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.9])), 1)
+    23.0
+    """
+    x = x.detach().double()
+    error, power = (approximation.double() - x).square().sum().item(), x.square().sum().item()
+    return math.inf if error == 0 else 10 * math.log10(power / error) if power else -math.inf
 
 
 # ---- blocks
@@ -84,15 +94,27 @@ def block_amax(x, block=None):
 
 def _amaxes(x, block):
     """(one amax for each block, the function that spreads such a tensor to the shape of x): scales are worked out once per block."""
+    tiles, within, spread = blocks_of(x.abs(), block)
+    return tiles.amax(within, keepdim=True), spread
+
+
+def blocks_of(x, block):
+    """(x with its blocks as dimensions of their own, the dimensions within a block, what spreads one number per block to x's shape).
+
+    `block` as in `block_amax`. Raises `ValueError` where blocks do not fit.
+
+    >>> tiles, within, spread = blocks_of(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (1, 2))
+    >>> spread(tiles.amin(within, keepdim=True))
+    tensor([[1., 1., 3., 3.]])
+    """
     if block is None or block == "row":
-        amax = x.abs().max() if block is None else x.abs().amax(-1, keepdim=True)
-        return amax, lambda each: each.expand(x.shape)
+        return x, tuple(range(x.dim())) if block is None else (-1,), lambda each: each.expand(x.shape)
     rows, columns = block
     high = x.shape[-2] if x.dim() > 1 else 1
     if x.shape[-1] % columns or high % rows:
         raise ValueError(f"a tensor of shape {tuple(x.shape)} does not divide into blocks of {rows} × {columns}: pad it with zeros")
-    tiles = x.abs().reshape(-1, high // rows, rows, x.shape[-1] // columns, columns)
-    return tiles.amax((2, 4), keepdim=True), lambda each: each.expand(tiles.shape).reshape(x.shape)
+    tiles = x.reshape(-1, high // rows, rows, x.shape[-1] // columns, columns)
+    return tiles, (2, 4), lambda each: each.expand(tiles.shape).reshape(x.shape)
 
 
 def _checked(x):
