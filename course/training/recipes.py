@@ -192,6 +192,12 @@ def recommended(device) -> str:
     return RECOMMENDED[tier(device.kind, device.native)]
 
 
+def to_try(device) -> str:
+    """The recipe that `train` compares with FP32 where none is named: the recommended one, else BF16, emulated."""
+    name = recommended(device)
+    return "bf16" if name == "fp32" else name
+
+
 @contextmanager
 def float32_products(torch_type, mode):
     """Within it, devices of this type multiply FP32 operands as "ieee" says, or as "tf32".

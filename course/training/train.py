@@ -1,23 +1,21 @@
-"""`python -m course train`: a small GPT trained in one precision beside another, on text that is always at hand."""
+"""`python -m course train`: a small GPT trained in some precisions beside another, on text that is always at hand."""
 
 import argparse
 import errno
 import io
-import json
 import math
 import os
-import signal
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 from course.training import RunError
+from course.training.processes import world
 
 NAMES = ("precision", "versus", "minutes", "steps", "width", "layers", "context", "batch", "lr", "seed", "device",
-         "threads", "corpus")  # fmt: skip
-_DEFAULTS = {"precision": "bf16", "versus": "fp32", "minutes": None, "steps": None, "lr": 1e-3, "seed": 0,
-             "corpus": None}  # fmt: skip
+         "threads", "corpus", "compile")  # fmt: skip
+_DEFAULTS = {"versus": "fp32", "minutes": None, "steps": None, "lr": 1e-3, "seed": 0, "corpus": None,
+             "compile": False}  # fmt: skip
 # A size that shows the effect in minutes; a GPU needs more work in flight before its matrix units matter.
 _SIZES = {
     "cpu": {"width": 256, "layers": 4, "context": 128, "batch": 8},
@@ -57,8 +55,10 @@ def add_arguments(parser):
     """Declare the flags. Their defaults are None, so that a resume can tell what was given from what was not."""
     from course.training.recipes import RECIPES
 
-    for name, role in (("precision", "the recipe to try"), ("versus", "the recipe to compare it with")):
-        parser.add_argument(f"--{name}", choices=list(RECIPES), help=f"{role} (default: {_DEFAULTS[name]})")
+    several = {"nargs": "+", "metavar": "PRECISION", "choices": list(RECIPES)}
+    names = ", ".join(RECIPES)
+    parser.add_argument("--precision", **several, help=f"what to try, one or more of {names} (default: what fits the device)")
+    parser.add_argument("--versus", choices=list(RECIPES), help="the recipe to compare with (default: fp32)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_positive, help="train for about this long (default: 2)")
     length.add_argument("--steps", type=_count, help="train for exactly this many steps")
@@ -71,6 +71,8 @@ def add_arguments(parser):
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps", "xpu"], help="default: auto")
     parser.add_argument("--threads", type=_count, help="CPU threads; they decide the last bits (default: the cores)")
     parser.add_argument("--corpus", metavar="FOLDER", help="train on the .py files of a folder instead")
+    parser.add_argument("--compile", action="store_true", default=None, help="through torch.compile: for GPUs, CPUs gain nothing")
+    parser.add_argument("--record", action="store_true", help="also write the record to data/runs, to be contributed")
     parser.add_argument("--out", metavar="FOLDER", help="default: runs/PRECISION-versus-VERSUS")
     parser.add_argument("--checkpoint-every", type=_count, metavar="STEPS", help="default: every 30 seconds")
     begin = parser.add_mutually_exclusive_group()
@@ -80,11 +82,11 @@ def add_arguments(parser):
 
 def run(args) -> int:
     """Train, write `record.json` and `curves.png`, print what was found; not 0 after an error or a stop."""
-    recipes = [getattr(args, name) or _DEFAULTS[name] for name in ("precision", "versus")]
-    folder = Path(args.out or "runs/" + "-versus-".join(recipes))
+    folder = None
     try:
-        with _signals() as stop:
-            return _train(args, folder, stop)
+        with world() as here:
+            folder = _folder(args)
+            return _train(args, folder, here)
     except RunError as error:
         return _fail(error)
     except Stopped as stopped:
@@ -97,6 +99,17 @@ def run(args) -> int:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
         return _fail("there is not enough memory for this model: use a smaller --batch, --context or --width")
+
+
+def _folder(args):
+    """Where the run is kept: --out, or a name made of its recipes."""
+    if args.out:
+        return Path(args.out)
+    from course.training import hardware, recipes
+
+    found = hardware.probe()
+    names = args.precision or [recipes.to_try(found.on(_device(args, found)))]
+    return Path("runs", "-".join([*names, "versus", args.versus or _DEFAULTS["versus"]]))
 
 
 def _fail(message, prefix="error: ", code=1):
@@ -112,44 +125,27 @@ def _disk_words(error, folder):
     return f"{cause} {folder} ({error.strerror or error}): {way_out}; the last good checkpoint is kept"
 
 
-@contextmanager
-def _signals():
-    """Turn the first Ctrl-C or SIGTERM into a wish that the loop obeys between two steps; a second one is immediate."""
-    wishes = []
-
-    def wish(number, frame):
-        if wishes:
-            raise KeyboardInterrupt
-        wishes.append(number)
-
-    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wishes
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _train(args, folder, stop):
-    from course.training.checkpoint import Checkpoints
-
-    _check_writable(folder)
-    checkpoints = Checkpoints(folder)
+def _train(args, folder, here):
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: reproducible products
+    here.lead(lambda: _check_writable(folder))
+    checkpoints = here.checkpoints(folder)
+    if here.restarted:  # by torchrun, with the same words, after one of its processes had gone
+        args.resume, args.fresh = True, False
     state = _find_state(args, folder, checkpoints)
     if state == "finished":
         return 0
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: reproducible products
     from course.training import hardware as machine
     from course.training.loop import reproducible
 
     hardware = machine.probe()
-    arguments = _resolve(args, hardware) if state is None else _agreed(args, state, hardware)
+    arguments = _resolve(args, hardware) if state is None else _agreed(args, state, hardware, here)
+    here.check(arguments)
     with reproducible(arguments["threads"], arguments["device"]):
-        comparison, state = _prepare(arguments, state, hardware)
-        saver = _Saver(checkpoints, state, args.checkpoint_every, stop)
+        comparison, state = _prepare(arguments, state, hardware, here)
+        saver = _Saver(checkpoints, state, args.checkpoint_every, here.wishes)
         with _Progress(comparison) as progress:
             comparison.train(lambda c: (progress.show(c), saver(c)))
-        _finish(comparison, arguments, hardware, state, folder)
+        here.lead(lambda: _finish(comparison, arguments | {"processes": here.size}, hardware, state, folder, args.record))
     checkpoints.delete()
     return 0
 
@@ -186,11 +182,20 @@ def _find_state(args, folder, checkpoints):
 
 
 def _report_finished(args, path):
+    from course.training import records
     from course.training.closing import closing_words
 
-    record = json.loads(path.read_text())
+    record = records.read(path)
     _compare(args, record["configuration"], record["configuration"]["device"])
     print(f"This run is finished already: {path}\n\n{closing_words(record)}")
+    _contribute(record, args.record)
+
+
+def _contribute(record, wanted):
+    from course.training import closing, records
+
+    if wanted:
+        print(f"Contributed: {records.contribute(record)}. {closing.worth(record)}")
 
 
 def _resolve(args, hardware):
@@ -199,7 +204,10 @@ def _resolve(args, hardware):
     device = _device(args, hardware)
     import torch
 
-    arguments = _DEFAULTS | _SIZES["cpu" if device == "cpu" else "gpu"] | {"threads": torch.get_num_threads()} | given
+    from course.training.recipes import to_try
+
+    usual = _DEFAULTS | {"precision": [to_try(hardware.on(device))]}
+    arguments = usual | _SIZES["cpu" if device == "cpu" else "gpu"] | {"threads": torch.get_num_threads()} | given
     if arguments["steps"] is None and arguments["minutes"] is None:
         arguments["minutes"] = 2.0
     return {name: arguments[name] for name in NAMES if name != "device"} | {"device": device}
@@ -213,11 +221,11 @@ def _device(args, hardware):
         raise RunError(str(error)) from error
 
 
-def _agreed(args, state, hardware):
+def _agreed(args, state, hardware, here):
     """The arguments of the run that is resumed; `RunError` where a flag contradicts them."""
     arguments = state["arguments"]
     _compare(args, arguments, _device(args, hardware))
-    hardware_now = _environment(hardware)
+    hardware_now = _environment(hardware, here)
     for name, was in state["environment"].items():
         if hardware_now[name] != was:
             change = f"{name} was {was}, is {hardware_now[name]}"
@@ -230,39 +238,41 @@ def _compare(args, arguments, device):
     for name in NAMES:
         given = device if name == "device" and args.device else getattr(args, name)
         if given is not None and given != arguments[name]:
-            was = "was started without it" if arguments[name] is None else f"was started with {arguments[name]}"
+            given, before = (" ".join(each) if isinstance(each, list) else each for each in (given, arguments[name]))
+            was = "was started without it" if before is None or before is False else f"was started with {before}"
             raise RunError(f"--{name} {given} does not fit: this run {was}; leave the flag out, or use another --out")
 
 
-def _environment(hardware):
+def _environment(hardware, here):
     """What the bits of a loss may depend on besides the arguments."""
     return {
         "torch": hardware.versions["torch"],
         "cpu": hardware.cpu.name,
         "features": ", ".join(hardware.cpu.features),
         "device": hardware.device.name,
+        "processes": here.described,
     }
 
 
-def _prepare(arguments, state, hardware):
+def _prepare(arguments, state, hardware, here):
     """The comparison at the right step, and the state to which every checkpoint adds."""
     from course.training import corpus, models, recipes
-    from course.training.loop import Comparison, Settings
+    from course.training.loop import Settings
 
     text = corpus.load(arguments["corpus"])
     config = models.GPTConfig(corpus.VOCABULARY, arguments["width"], arguments["layers"], arguments["context"])
     device = hardware.on(arguments["device"])
-    plans = [recipes.plan(arguments[name], device) for name in ("precision", "versus")]
-    _check_fits(config, device)
+    plans = [recipes.plan(name, device) for name in (*arguments["precision"], arguments["versus"])]
+    _check_fits(config, device, len(plans))
 
     def fresh(steps):
-        settings = Settings(steps, arguments["batch"], arguments["lr"], arguments["seed"])
-        return Comparison(plans, config, settings, text)
+        settings = Settings(steps, arguments["batch"], arguments["lr"], arguments["seed"], compiled=arguments["compile"])
+        return here.comparison(plans, config, settings, text)
 
     if state is None:
         for warning in {plan.warning for plan in plans if plan.warning}:
             print(f"note: {warning}", file=sys.stderr)
-        state = _first_state(arguments, fresh, text, hardware)
+        state = _first_state(arguments, fresh, text, hardware, here)
         return fresh(state["steps"]), state
     if state["corpus"] != text.as_dict()["sha256"]:
         raise RunError("the text has changed since this run began (another Python?): start anew with --fresh")
@@ -272,31 +282,33 @@ def _prepare(arguments, state, hardware):
     return comparison, state
 
 
-def _check_fits(config, device):
-    """Refuse what can never fit before the machine starts to swap: two runs of weights, gradients and two moments."""
-    least = 2 * 16 * config.parameters
+def _check_fits(config, device, runs):
+    """Refuse what can never fit before the machine starts to swap: for each run weights, gradients and two moments."""
+    least = runs * 16 * config.parameters
     if device.memory_total and least > device.memory_total:
         have = f"{least / 2**30:.0f} GiB, {device.name} has {device.memory_total / 2**30:.0f}"
-        raise RunError(f"two such models need at least {have}: use a smaller --width or --layers")
+        raise RunError(f"{runs} such models need at least {have}: use a smaller --width or --layers")
 
 
-def _first_state(arguments, fresh, text, hardware):
-    """Measure memory, choose the number of steps, and fix both for the whole run."""
+def _first_state(arguments, fresh, text, hardware, here):
+    """Measure memory and the parts of a step, choose the number of steps, and fix them for the whole run."""
+    from course.training.breakdown import step_breakdown
     from course.training.loop import VALIDATIONS, trial_seconds
     from course.training.memory import step_memory
     from course.training.records import now
 
     started, begun = now(), time.perf_counter()
     used_up = fresh(1000)  # validates rarely
-    memory = [step_memory(run, *used_up.batch(0)) for run in used_up.runs]
+    measured = [{"memory": step_memory(run, *used_up.batch(0)), "breakdown": step_breakdown(run, used_up.batch(0))}
+                for run in used_up.runs]  # fmt: skip
     steps = arguments["steps"]
     if steps is None:
         step, validation = trial_seconds(used_up, 60 * arguments["minutes"] / 12)
-        left = 60 * arguments["minutes"] - (time.perf_counter() - begun) - (VALIDATIONS + 1) * validation
+        left = 60 * arguments["minutes"] - here.most(time.perf_counter() - begun)[0] - (VALIDATIONS + 1) * validation
         steps = max(FEWEST_STEPS, int(left / step))
         print(f"{steps} steps fit into {arguments['minutes']:g} minutes here.")
-    return {"arguments": arguments, "steps": steps, "memory": memory, "started": started, "resumed": 0,
-            "corpus": text.as_dict()["sha256"], "environment": _environment(hardware)}  # fmt: skip
+    return {"arguments": arguments, "steps": steps, "measured": measured, "started": started, "resumed": 0,
+            "corpus": text.as_dict()["sha256"], "environment": _environment(hardware, here)}  # fmt: skip
 
 
 class _Saver:
@@ -310,10 +322,11 @@ class _Saver:
         done, ends = comparison.done, (0, comparison.settings.steps)
         waited = time.monotonic() - self.saved_at
         due = done % self.every == 0 if self.every else waited > 30
-        if due or done in ends or self.stop:
+        due, stop = comparison.most(due, bool(self.stop))
+        if due or done in ends or stop:
             self.checkpoints.save({**self.state, **comparison.state()})
             self.saved_at = time.monotonic()
-        if self.stop and done < comparison.settings.steps:
+        if stop and done < comparison.settings.steps:
             raise Stopped(done)
 
 
@@ -343,18 +356,20 @@ class _Progress:
             print(f"step {done:>5}  validation loss  {values}", flush=True)
 
 
-def _finish(comparison, arguments, hardware, state, folder):
-    """Write the record and the picture; print the closing words."""
+def _finish(comparison, arguments, hardware, state, folder, contributed):
+    """Write the record and the picture; print the closing words; put a copy of the record where all find it."""
     from course.training import closing, picture, records
     from course.training.files import write_atomically
 
     when = {"started": state["started"], "resumed": state["resumed"]}
     gemm = closing.gemm_ratios(comparison)
-    record = records.build(comparison, arguments, hardware, when, state["memory"], gemm)
-    write_atomically(folder / "record.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    measured = [found | {"gemm": ratios} for found, ratios in zip(state["measured"], gemm, strict=True)]
+    record = records.build(comparison, arguments, hardware, when, measured)
+    write_atomically(folder / "record.json", records.text(record))
     drawn = io.BytesIO()
     picture.draw(record, drawn)
     write_atomically(folder / "curves.png", drawn.getvalue())
     warnings = dict.fromkeys(run.plan.warning for run in comparison.runs if run.plan.warning)
     print("\n" + closing.closing_words(record, warnings))
     print(f"\nRecord: {folder / 'record.json'}\nPicture: {folder / 'curves.png'}")
+    _contribute(record, contributed)

@@ -14,6 +14,15 @@ import torch
 
 from course.__main__ import main
 from course.training import checkpoint, closing, memory, picture, records
+from course.training.breakdown import PHASES
+
+
+def expected_recipe():
+    """What the command compares with FP32 on this CPU, were it named or not."""
+    from course.training import hardware, recipes
+
+    return recipes.to_try(hardware.probe().cpu)
+
 
 SMALL = "--width 32 --layers 1 --context 16 --batch 2 --threads 1 --device cpu".split()
 
@@ -58,7 +67,7 @@ def test_the_record_says_everything(finished, text):
     out, _ = finished
     record = json.loads((out / "record.json").read_text())
     jsonschema.validate(record, records.SCHEMA)
-    assert record["configuration"]["precision"] == "bf16" and record["configuration"]["versus"] == "fp32"
+    assert record["configuration"]["precision"] == [expected_recipe()] and record["configuration"]["versus"] == "fp32"
     assert record["configuration"]["width"] == 32 and record["configuration"]["threads"] == 1
     assert record["seeds"] == {"weights": 0, "batches": 0} and record["when"]["resumed"] == 0
     assert record["corpus"]["name"] == text.name and len(record["corpus"]["sha256"]) == 64
@@ -66,13 +75,17 @@ def test_the_record_says_everything(finished, text):
         assert len(run["losses"]) == len(run["seconds"]) == 300 and run["validation"][-1][0] == 300
         assert run["losses"][0] - run["losses"][-1] > 1  # it learned
         assert run["tokens_per_second"] == pytest.approx(32 / run["median_step_seconds"])
-    assert record["speed"]["quartiles"][0] <= record["speed"]["ratio"] <= record["speed"]["quartiles"][1]
+        assert set(run["breakdown"]["phases"]) == set(PHASES) and min(run["breakdown"]["phases"].values()) > 0
+        assert sum(run["breakdown"]["kinds"].values()) == pytest.approx(1)
+        assert [count["step"] for count in run["moved"]] == [36, 74, 111, 149, 186, 224, 261, 299]
+    speed, none = (run["speed"] for run in record["runs"])
+    assert none is None and speed["quartiles"][0] <= speed["ratio"] <= speed["quartiles"][1]
     assert sorted(os.listdir(out)) == ["curves.png", "record.json"]  # checkpoints are gone
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
-    "broken", ["runs", "seeds", "versions", "corpus", "hardware", "when", "configuration", "speed", "extra", "nan"]
+    "broken", ["runs", "seeds", "versions", "corpus", "hardware", "when", "configuration", "extra", "nan", "text", "one"]
 )
 def test_the_schema_can_fail(finished, broken):
     record = json.loads((finished[0] / "record.json").read_text())
@@ -80,6 +93,10 @@ def test_the_schema_can_fail(finished, broken):
         record["note"] = "more"
     elif broken == "nan":
         record["runs"][0]["losses"][0] = "NaN"
+    elif broken == "text":
+        record["configuration"]["precision"] = "bf16"
+    elif broken == "one":
+        del record["runs"][0]
     else:
         del record[broken]
     with pytest.raises(jsonschema.ValidationError):
@@ -140,10 +157,14 @@ def test_what_is_printed_is_what_was_measured(finished):
     record = json.loads((out / "record.json").read_text())
     for run in record["runs"]:
         assert f"{run['validation'][-1][1]:.4f}" in printed and f"{run['tokens_per_second']:.0f}" in printed
-    if record["speed"]["claimed"]:
-        assert f"BF16 ran at {record['speed']['ratio']:.2f} times the speed of FP32" in printed
+    speed, name = record["runs"][0]["speed"], record["runs"][0]["recipe"]["name"].upper()
+    if speed["claimed"]:
+        assert f"{name} ran at {speed['ratio']:.2f} times the speed of FP32" in printed
     else:
-        assert "No speed is claimed: " in printed
+        assert "No speed is claimed" in printed
+    for run in record["runs"]:
+        for kind, share in run["breakdown"]["kinds"].items():
+            assert f"{kind} {100 * share:.0f} %" in printed
 
 
 def test_finished_is_finished(finished, text, capsys):
@@ -182,13 +203,14 @@ def unfinished(text, tmp_path, monkeypatch):
         ("--width", "64", "--width 64 does not fit: this run was started with 32"),
         ("--steps", "7", "--steps 7 does not fit: this run was started with 6"),
         ("--minutes", "1", "--minutes 1.0 does not fit: this run was started without it"),
-        ("--precision", "fp16", "--precision fp16 does not fit: this run was started with bf16"),
+        ("--precision", "fp16", f"--precision fp16 does not fit: this run was started with {expected_recipe()}"),
+        ("--compile", None, "--compile True does not fit: this run was started without it"),
         ("--lr", "0.1", "--lr 0.1 does not fit: this run was started with 0.001"),
         ("--threads", "2", "--threads 2 does not fit: this run was started with 1"),
     ],
 )
 def test_resuming_with_another_argument_names_it(unfinished, text, capsys, flag, value, words):
-    assert train("--corpus", text, "--out", unfinished, "--resume", flag, value) == 1
+    assert train("--corpus", text, "--out", unfinished, "--resume", flag, *([value] if value else [])) == 1
     assert words in capsys.readouterr().err
     assert checkpoint.Checkpoints(unfinished).latest()[0]["done"] == 3
 
@@ -274,7 +296,7 @@ def test_an_unwritable_folder(text, tmp_path, capsys):
 
 def test_a_model_that_can_never_fit_is_refused_before_it_is_built(text, tmp_path, capsys):
     assert train("--corpus", text, "--out", tmp_path, "--steps", 3, "--width", 64 * 2**18) == 1
-    assert "two such models need at least" in capsys.readouterr().err
+    assert "2 such models need at least" in capsys.readouterr().err
 
 
 def test_no_memory(text, tmp_path, capsys, monkeypatch):
@@ -293,11 +315,11 @@ def test_emulated_fp16_is_announced_and_claims_no_speed(text, tmp_path, capsys):
         pytest.skip("FP16 is native here")
     assert train("--corpus", text, "--out", tmp_path, "--steps", 5, "--precision", "fp16") == 0
     printed = capsys.readouterr()
-    assert "has no native FP16: it is emulated" in printed.err
+    assert "has no native FP16: fp16 is emulated" in printed.err
     assert "No speed is claimed: FP16 was emulated here" in printed.out
     record = json.loads((tmp_path / "record.json").read_text())
     jsonschema.validate(record, records.SCHEMA)
-    assert record["speed"]["claimed"] is False and record["runs"][0]["execution"] == "emulated"
+    assert record["runs"][0]["speed"]["claimed"] is False and record["runs"][0]["execution"] == "emulated"
     assert "speed" not in picture.title(record)
 
 
@@ -314,7 +336,7 @@ def made_up(ratio, here, large, quartiles=None, loss=2.0):
     """A record with only what the closing words read."""
     run = {
         "losses": [4.0, loss], "validation": [[2, loss]], "median_step_seconds": 0.1, "tokens_per_second": 10.0,
-        "timed_steps": 2, "skipped_steps": [], "execution": "native",
+        "timed_steps": 2, "skipped_steps": [], "execution": "native", "moved": [], "breakdown": None, "speed": None,
         "memory": {"weights": 4, "gradients": 4, "optimizer": 8, "saved_activations": {"float32": 5}},
     }  # fmt: skip
     names = [{"name": name, "weights": name.upper(), "master": master} for name, master in (("bf16", "FP32"), ("fp32", None))]
@@ -323,7 +345,8 @@ def made_up(ratio, here, large, quartiles=None, loss=2.0):
     steady = records.steady([low, high])
     speed = {"ratio": ratio, "quartiles": [low, high], "steady": steady, "claimed": steady, "gemm": gemm}
     machine = {"load_average": 5.7, "cores_usable": 2}
-    return {"runs": [run | {"recipe": recipe} for recipe in names], "speed": speed, "hardware": machine}
+    first, last = (run | {"recipe": recipe} for recipe in names)
+    return {"runs": [first | {"speed": speed}, last], "hardware": machine}
 
 
 @pytest.mark.parametrize(
@@ -342,7 +365,7 @@ def test_the_reason_follows_from_the_measurement(ratio, here, large, words, abse
 def test_a_busy_machine_is_not_blamed_on_the_format():
     record = made_up(1.05, 3.6, 9.6, quartiles=(0.89, 1.68))
     said = closing.closing_words(record)
-    assert "No speed is claimed: from step to step the ratio scattered too widely" in said
+    assert "No speed is claimed for BF16: from step to step the ratio scattered too widely" in said
     assert "between 0.89 and 1.68" in said and "load 5.7 on 2 cores" in said and "--threads 1" in said
     assert "too small" not in said and "speed" not in picture.title(record)
 
