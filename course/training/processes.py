@@ -1,9 +1,11 @@
 """One process, or the group that torchrun has started: what all agree on, who speaks, what is said of one that has gone."""
 
+import json
 import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
@@ -94,19 +96,23 @@ class Group(Alone):
         self._parent = os.getppid()
         self._quiet = ExitStack()
         self._store, self._meshes = None, {}
+        self._listener, self._over = threading.Thread(target=self._listen, daemon=True), threading.Event()
 
     def __enter__(self):
         super().__enter__()
         if self.rank:
-            nowhere = self._quiet.enter_context(open(os.devnull, "w"))
-            self._quiet.enter_context(redirect_stdout(nowhere))
-            self._quiet.enter_context(redirect_stderr(nowhere))
+            self._silence()
         try:
             self._join()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
         return self
+
+    def _silence(self):
+        nowhere = self._quiet.enter_context(open(os.devnull, "w"))
+        self._quiet.enter_context(redirect_stdout(nowhere))
+        self._quiet.enter_context(redirect_stderr(nowhere))
 
     def _join(self):
         from datetime import timedelta
@@ -120,7 +126,18 @@ class Group(Alone):
         patience = timedelta(seconds=PATIENCE)
         store, _, _ = next(dist.rendezvous("env://", timeout=patience))
         self._store = dist.PrefixStore(f"course/{self.attempt}", store)
+        self._listener.start()
         dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=patience)
+
+    def _listen(self):
+        """Answer a roll call even while this process waits for another one inside a collective."""
+        try:
+            while not self._store.check(["alarm"]):
+                if self._over.wait(0.2):
+                    return
+            self._store.set(f"here/{self.rank}", "")
+        except RuntimeError:  # torchrun was killed, and its store with it
+            pass
 
     def mesh(self, torch_type):
         """The processes as a line of devices, over which FSDP2 shards. Raises `RunError` where there are too few."""
@@ -200,6 +217,10 @@ class Group(Alone):
             lost = self._whom_we_lost() if _is_connection(error) else None
             if error is None or self._speaks(error, lost):
                 self._quiet.close()
+            else:
+                self._silence()
+            if error is not None:
+                _tell_torchrun(lost[1] if lost else f"{kind.__name__}: {error}")
         finally:
             self._leave()
             super().__exit__(kind, error, traceback)
@@ -212,22 +233,31 @@ class Group(Alone):
     def _leave(self):
         import torch.distributed as dist
 
+        self._over.set()
+        if self._listener.is_alive():
+            self._listener.join(5)
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def _whom_we_lost(self):
-        """(the first process that still answers, the sentence to say), after a connection broke."""
+        """(whether this process is the one to say it, the sentence to say), after a connection broke."""
         try:
-            self._store.set(f"left/{self.rank}", "")
-            answered, ended = self._roll_call()
+            if self._store.check(["verdict"]):
+                return False, self._store.get("verdict").decode()
+            self._store.set("alarm", "")
+            words = self._verdict(*self._roll_call())
+            self._store.set("verdict", words)
+            return self._store.add("verdicts", 1) == 1, words
         except (RuntimeError, AttributeError):  # torchrun's store has gone with it, or never came
-            return self.rank, f"process {self.rank} of {self.size} has lost the others: {self._way_out()}"
+            return True, f"process {self.rank} of {self.size} has lost the others: {self._way_out()}"
+
+    def _verdict(self, answered, ended):
         names = []
         for rank in sorted(set(range(self.size)) - answered):
             names.append(f"process {rank} of {self.size} " + (f"has stopped ({ended[rank]})" if rank in ended else
                                                               "has gone: it was killed, or the system took it"))
         what = "; ".join(names) or f"the processes do not hear each other any more (patience: {PATIENCE} s)"
-        return min(answered), f"{what}. The others stop too: {self._way_out()}"
+        return f"{what}. The others stop too: {self._way_out()}"
 
     def _roll_call(self):
         """(the ranks that answer, {rank: the words with which it ended})."""
@@ -235,17 +265,17 @@ class Group(Alone):
         answered, ended = {self.rank}, {}
         while len(answered) + len(ended) < self.size and time.monotonic() < end:
             for rank in set(range(self.size)) - answered - set(ended):
-                if self._store.check([f"left/{rank}"]):
-                    answered.add(rank)
-                elif self._store.check([f"ended/{rank}"]):
+                if self._store.check([f"ended/{rank}"]):
                     ended[rank] = self._store.get(f"ended/{rank}").decode()
+                elif self._store.check([f"here/{rank}"]):
+                    answered.add(rank)
             time.sleep(0.02)
         return answered, ended
 
     def _speaks(self, error, lost) -> bool:
         """Whether this process puts `error` into words: the first one, and any whose error is its own."""
         if lost:
-            return lost[0] == self.rank
+            return lost[0]
         words = f"{type(error).__name__} {error}"
         try:
             self._store.set(f"ended/{self.rank}", words)
@@ -265,6 +295,14 @@ class Group(Alone):
         node = "" if self.locals == self.size else "… "
         command = f"torchrun {node}--nproc-per-node {self.locals} -m course {shlex.join(given)} --resume"
         return f"go on from the last checkpoint with\n  {command}"
+
+
+def _tell_torchrun(words):
+    """Leave the words where torchrun looks for them: its own report then ends with the cause, not with a place to ask."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with open(path, "w") as file:
+            json.dump({"message": {"message": words, "extraInfo": {"timestamp": int(time.time())}}}, file)
 
 
 def _is_connection(error):
