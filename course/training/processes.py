@@ -196,9 +196,9 @@ class Group(Alone):
         return f"{self.size} with FSDP2"
 
     def check(self, arguments):
-        from course.training.sharded import check_batch
+        from course.training.sharded import check
 
-        check_batch(arguments["batch"], self.size)
+        check(arguments["batch"], arguments["compile"], self.size)
 
     def comparison(self, plans, config, settings, corpus):
         from course.training.sharded import ShardedComparison

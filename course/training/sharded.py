@@ -106,13 +106,17 @@ class ShardedComparison(Comparison):
         return self.world.most(*values)
 
 
-def check_batch(batch, processes):
-    """Raise `RunError` where a batch cannot be split into equal parts: the mean of the parts would not be its mean.
+def check(batch, compiled, processes):
+    """Raise `RunError` for what several processes cannot do; a batch must be split into equal parts.
 
-    >>> check_batch(8, 3)
+    Else the mean of the parts' losses would not be the loss of the batch.
+
+    >>> check(8, False, 3)
     Traceback (most recent call last):
     course.training.RunError: --batch 8 does not divide by 3 processes: use --batch 6 or 9
     """
+    if compiled:
+        raise RunError("--compile is for one process here: leave it out, or train without torchrun")
     if batch % processes:
         less = batch - batch % processes
         offers = " or ".join(str(size) for size in (less, less + processes) if size)

@@ -263,7 +263,7 @@ def _prepare(arguments, state, hardware, here):
     config = models.GPTConfig(corpus.VOCABULARY, arguments["width"], arguments["layers"], arguments["context"])
     device = hardware.on(arguments["device"])
     plans = [recipes.plan(name, device) for name in (*arguments["precision"], arguments["versus"])]
-    _check_fits(config, device, len(plans))
+    _check_fits(config, device, len(plans), here.size)
 
     def fresh(steps):
         settings = Settings(steps, arguments["batch"], arguments["lr"], arguments["seed"], compiled=arguments["compile"])
@@ -282,9 +282,10 @@ def _prepare(arguments, state, hardware, here):
     return comparison, state
 
 
-def _check_fits(config, device, runs):
+def _check_fits(config, device, runs, processes):
     """Refuse what can never fit before the machine starts to swap: for each run weights, gradients and two moments."""
-    least = runs * 16 * config.parameters
+    shares = 1 if device.torch_type == "cpu" else processes  # processes on CPUs may all use the same memory
+    least = runs * 16 * config.parameters // shares
     if device.memory_total and least > device.memory_total:
         have = f"{least / 2**30:.0f} GiB, {device.name} has {device.memory_total / 2**30:.0f}"
         raise RunError(f"{runs} such models need at least {have}: use a smaller --width or --layers")
