@@ -104,7 +104,7 @@ def probe() -> Hardware:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Hardware(
         versions=_versions(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        system=f"{platform.system()} {platform.machine()}",
         cores_physical=psutil.cpu_count(logical=False),
         cores_usable=usable,
         load_average=load,
