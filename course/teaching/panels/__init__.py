@@ -12,6 +12,7 @@ _HOME = {
     "MemoryLedger": "ledger",
     "DtypeTrace": "dtypes",
     "ScaleBench": "scalebench",
+    "RecipeGuide": "guide",
 }
 __all__ = list(_HOME)
 
