@@ -13,6 +13,7 @@ _HOME = {
     "DtypeTrace": "dtypes",
     "ScaleBench": "scalebench",
     "RecipeGuide": "guide",
+    "PhaseMap": "phasemap",
 }
 __all__ = list(_HOME)
 
