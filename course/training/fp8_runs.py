@@ -8,6 +8,7 @@ import argparse
 import json
 import statistics
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -41,19 +42,23 @@ def prepare(name, config=SMALL, seed=0):
     return model if name in ("FP32", "BF16 autocast") else convert(model, name, seed=seed)
 
 
-def train(name, text, seed, steps=STEPS, share=1.0, config=SMALL, batch=BATCH, lr=LR) -> list:
-    """The loss of each step (nats per character) of a GPT under `name`, as `prepare` takes it: AdamW, a warm-up, no decay of the rate.
+def train(name, text, seed, steps=STEPS, share=1.0) -> list:
+    """The loss of each step (nats per character) of a GPT under `name`, as `prepare` takes it; see `fit`."""
+    return fit(prepare(name, seed=seed), text, seed, steps, share, autocast=name == "BF16 autocast")
 
-    `text` is a `corpus.Corpus`. Text and first weights depend on `seed` alone. `share` multiplies the loss before backward and
-    nothing else: the mean over a batch 1/share times as large has gradients that much smaller at each token.
+
+def fit(model, text, seed, steps, share=1.0, batch=BATCH, lr=LR, autocast=False) -> list:
+    """Train a GPT, and give the loss of each step (nats per character): AdamW, a warm-up, no decay of the rate.
+
+    `text` is a `corpus.Corpus`; its batches depend on `seed` alone. `share` multiplies the loss before backward and nothing
+    else: the mean over a batch 1/share times as large has gradients that much smaller at each token. `autocast`: to BF16.
     """
-    model = prepare(name, config, seed)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     losses = []
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / WARM)
-        inputs, targets = map(torch.from_numpy, text.batch(seed, step, batch, config.context))
-        with torch.autocast("cpu", torch.bfloat16, enabled=name == "BF16 autocast"):
+        inputs, targets = map(torch.from_numpy, text.batch(seed, step, batch, model.config.context))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = loss_of(model, inputs, targets)
         optimizer.zero_grad()
         (share * loss).backward()
@@ -85,6 +90,36 @@ def operands(model, layer, inputs, targets, share=1.0) -> dict:
             hook.remove()
         model.zero_grad()
     return {"activation": found["activation"], "weight": module.weight.detach(), "gradient": found["gradient"]}
+
+
+def on_this_device(text, device) -> str:
+    """What real FP8 products give on `device` (a `hardware.Device`), in a sentence: the first loss of a GPT beside the emulated one.
+
+    Transformer Engine multiplies too, if it is installed: its error beside FP32. Where there are no such products, it says so.
+    """
+    if device.kind == "cpu" or "fp8" not in device.native:
+        return "no FP8 products in hardware; torchao emulates them"
+    inputs, targets = (torch.from_numpy(each).to(device.torch_type) for each in text.batch(0, 0, BATCH, SMALL.context))
+    losses = []
+    for where in (device, None):
+        model = convert_with_torchao(GPT(SMALL, 0), device=where).to(device.torch_type)
+        with torch.autocast(device.torch_type, torch.bfloat16):
+            losses.append(loss_of(model, inputs, targets).item())
+    told = f"a first loss of {losses[0]:.4f} with FP8 products in hardware, {losses[1]:.4f} emulated"
+    return told + (f"; Transformer Engine is off by {transformer_engine_error():.3f}" if find_spec("transformer_engine") else "")
+
+
+def transformer_engine_error() -> float:
+    """Relative error of one linear layer of Transformer Engine under its current-scaling recipe, against FP32. Needs a GPU with FP8."""
+    import transformer_engine.pytorch as te
+    from transformer_engine.common.recipe import Float8CurrentScaling
+
+    layer = te.Linear(128, 256, bias=False, params_dtype=torch.float32)
+    x = torch.linspace(-1, 1, 128 * 128, device="cuda").view(128, 128)
+    with te.fp8_autocast(enabled=True, fp8_recipe=Float8CurrentScaling()):
+        short = layer(x)
+    exact = x @ layer.weight.T
+    return ((short - exact).norm() / exact.norm()).item()
 
 
 # ---- the record
