@@ -1,6 +1,6 @@
 """What the makers of chips promise: peak rates by format, memory, bandwidth; and what of it a training step can feel.
 
-The numbers are in `data/hardware.yaml`, dense rates with their sources. They are promises: `python -m course doctor` measures.
+The numbers are in `data/chips.yaml`, dense rates with their sources. They are promises: `python -m course doctor` measures.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from course.training.capabilities import emulated_dtypes, native_dtypes
 from course.training.hardware import Device
 from course.training.recipes import recommended
 
-_FILE = Path(__file__).parents[2] / "data" / "hardware.yaml"
+_FILE = Path(__file__).parents[2] / "data" / "chips.yaml"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Chip:
 
 @lru_cache(maxsize=1)
 def load() -> dict:
-    """All chips by name. Raises `RunError` when `data/hardware.yaml` is missing.
+    """All chips by name. Raises `RunError` when `data/chips.yaml` is missing.
 
     >>> [name for name, chip in load().items() if "fp8" in chip.peak][:2]
     ['L40S', 'H100 SXM']

@@ -35,7 +35,7 @@ def test_the_share_decides_what_is_left():
 
 
 def test_mistakes_are_told():
-    with pytest.raises(ValueError, match="'H800' is no chip of data/hardware.yaml: choose one of V100"):
+    with pytest.raises(ValueError, match="'H800' is no chip of data/chips.yaml: choose one of V100"):
         RecipeGuide("H800")
     with pytest.raises(ValueError, match="share=100: give whole per cents from 0 to 99"):
         RecipeGuide("T4", 100)

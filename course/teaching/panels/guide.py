@@ -21,9 +21,9 @@ class GuideState:
 
 
 def start(chip="T4", share=80) -> GuideState:
-    """The first state. Raises `ValueError` for a chip that is not in `data/hardware.yaml` or a share outside of 0 … 99."""
+    """The first state. Raises `ValueError` for a chip that is not in `data/chips.yaml` or a share outside of 0 … 99."""
     if chip not in load():
-        raise ValueError(f"{chip!r} is no chip of data/hardware.yaml: choose one of {', '.join(load())}")
+        raise ValueError(f"{chip!r} is no chip of data/chips.yaml: choose one of {', '.join(load())}")
     if share not in range(100):
         raise ValueError(f"share={share!r}: give whole per cents from 0 to 99")
     return GuideState(chip, share)
@@ -101,7 +101,7 @@ def text(state) -> str:
 class RecipeGuide(Panel):
     """Pick a chip: its native formats with their peak rates, the recipe to train with, and what Amdahl's law leaves of a gain.
 
-    `chip` is a name of `data/hardware.yaml`; `share` the per cents of an FP32 step that matrix products take. The rates are the
+    `chip` is a name of `data/chips.yaml`; `share` the per cents of an FP32 step that matrix products take. The rates are the
     makers' promises, not measured. Raises `ValueError` for other chips and shares.
 
     >>> print(RecipeGuide("T4", 80))
