@@ -170,7 +170,7 @@ def compare(runs, batch, rounds=5, clock=time.perf_counter) -> dict:
     seconds = fastest({run.plan.recipe.name: lambda run=run: run.step(0, *batch) for run in runs}, rounds, clock, where)
     shares = {run.plan.recipe.name: kinds(run, batch) for run in runs}
     config = runs[0].model.config
-    computes = [plan.recipe.compute for plan in plans]
+    computes = [plan.recipe.compute if plan.speed_counts else "fp32" for plan in plans]  # emulation multiplies in FP32
     products = product_seconds(config, size, computes, where, rounds, clock)
     alone = attention_seconds(config, size, plans, rounds, clock)
     linear = linear_seconds(products, config, computes[1]) / linear_seconds(products, config, computes[0])
