@@ -80,13 +80,16 @@ def medians(condition) -> np.ndarray:
 
 
 def class_of(condition, loss) -> str:
-    """Which of `CLASSES` a final loss belongs to: "as FP32" is at most a tenth above the worst FP32 seed, "hardly" less than half
-    of the way from chance to nothing, "not at all" within a tenth of chance, or worse.
+    """Which of `CLASSES` a final loss belongs to.
+
+    "as FP32" is at most a quarter above the median of FP32's seeds, and at least nine tenths of FP32's way down from guessing;
+    "hardly" is less than half of the way from guessing to nothing, "not at all" within a tenth of guessing, or worse.
 
     >>> [class_of(Condition(), loss) for loss in (0.02, 0.3, 1.5, 2.3, float("inf"))]
     ['as FP32', 'worse', 'hardly', 'not at all', 'not at all']
     """
-    if loss <= 1.1 * load().reference(condition).max():
+    reference = float(np.median(load().reference(condition)))
+    if loss <= min(1.25 * reference, CHANCE - 0.9 * (CHANCE - reference)):
         return CLASSES[0]
     return CLASSES[1] if loss < CHANCE / 2 else CLASSES[2] if loss < 0.9 * CHANCE else CLASSES[3]
 
