@@ -159,8 +159,8 @@ def _product(name, size, torch_type):
 def compare(runs, batch, rounds=5, clock=time.perf_counter) -> dict:
     """Two runs (`loop.Run`, to be used up): what the first gained over the second, and what Amdahl allows it.
 
-    {"seconds": {name: of a step}, "kinds": {name: shares, see `breakdown.kinds`}, "linear": gain of the products of
-    linear layers alone, "attention": gain of attention alone, "achieved", "allowed": gains of the step}. Allowed is what
+    {"seconds": {name: of a step}, "kinds": {name: shares, see `breakdown.kinds`}, "rates": {name: operations per second
+    in the products of linear layers alone}, "linear": the gain that these have, "attention": gain of attention alone, "achieved", "allowed": gains of the step}. Allowed is what
     the *second* run's profile gives if its products gain what they gain alone, and all else takes the time that it took.
     """
     plans = [run.plan for run in runs]
@@ -173,10 +173,13 @@ def compare(runs, batch, rounds=5, clock=time.perf_counter) -> dict:
     computes = [plan.recipe.compute if plan.speed_counts else "fp32" for plan in plans]  # emulation multiplies in FP32
     products = product_seconds(config, size, computes, where, rounds, clock)
     alone = attention_seconds(config, size, plans, rounds, clock)
-    linear = linear_seconds(products, config, computes[1]) / linear_seconds(products, config, computes[0])
+    spent = {name: linear_seconds(products, config, name) for name in computes}
+    linear = spent[computes[1]] / spent[computes[0]]
+    work = 6 * size * config.context * sum(i * o * n for i, o, n in linear_layers(config))
     attention = alone[full.recipe.name] / alone[short.recipe.name]
     return {
         "seconds": seconds, "kinds": shares, "linear": linear, "attention": attention,
+        "rates": {name: work / spent[compute] for name, compute in zip(names, computes)},
         "achieved": seconds[names[1]] / seconds[names[0]],
         "allowed": amdahl(shares[names[1]], {"matmul": linear, "attention": attention}),
     }  # fmt: skip

@@ -106,6 +106,8 @@ def test_a_comparison_is_put_together_from_its_parts(cpu, monkeypatch):
     found = compare([first, second], batch)
     assert (found["achieved"], found["linear"], found["attention"]) == (2.0, 3.0, 2.5)
     assert found["allowed"] == pytest.approx(1 / (0.5 / 3 + 0.25 / 2.5 + 0.25)) and found["seconds"] == {"bf16": 4.0, "fp32": 8.0}
+    work = 6 * 2 * 16 * (2 * 12 * 64**2 + 64 * 128)  # 6 a token and weight; 2 windows of 16 tokens
+    assert found["rates"] == {"bf16": work / (2.0 * 9), "fp32": work / (6.0 * 9)}  # 9 linear layers
 
 
 def test_real_times_are_times(cpu):
