@@ -12,7 +12,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from course.training import RunError
 
 PATIENCE = 300  # seconds after which a process that waits for the others takes them for stuck
-ROLL_CALL = 5  # seconds in which the processes that are left answer, once one has gone
+ROLL_CALL = 3  # seconds in which the processes that are left answer, once one has gone
 _CONNECTION = ("gloo", "nccl", "xccl", "connection", "broken pipe", "socket", "process group")
 _LAUNCHED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
@@ -91,8 +91,9 @@ class Group(Alone):
         super().__init__()
         self.rank, self.size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         self.local, self.locals = int(environment["LOCAL_RANK"]), int(environment["LOCAL_WORLD_SIZE"])
-        self.attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self.restarted = self.attempt != "0"
+        attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.restarted = attempt != "0"
+        self._name = f"course/{environment.get('TORCHELASTIC_RUN_ID', '')}/{attempt}"  # a store may serve several
         self._parent = os.getppid()
         self._quiet = ExitStack()
         self._store, self._meshes = None, {}
@@ -125,7 +126,7 @@ class Group(Alone):
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
         patience = timedelta(seconds=PATIENCE)
         store, _, _ = next(dist.rendezvous("env://", timeout=patience))
-        self._store = dist.PrefixStore(f"course/{self.attempt}", store)
+        self._store = dist.PrefixStore(self._name, store)
         self._listener.start()
         dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=patience)
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -147,7 +148,9 @@ def _filled(path, state, empty, **options):
         return shards.setdefault(name, empty(tensor)) if tensor.is_meta else tensor
 
     state = map_tensors(state, put)
-    dcp.load(shards, checkpoint_id=path, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # just so: one process reads all shards
+        dcp.load(shards, checkpoint_id=path, **options)
     state.pop("files")
     return state
 
