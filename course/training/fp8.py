@@ -20,7 +20,7 @@ from course.numerics.scales import DelayedScale, hadamard, mx, nvfp4, scaled, wi
 from course.training import RunError
 
 SCALINGS = ("unscaled", "tensor", "delayed", "row", "block", "mx", "nvfp4")
-_WHOLE = ("unscaled", "tensor", "delayed")  # one multiplier for a tensor: both products that read it read the same numbers
+_WHOLE = ("unscaled", "tensor", "delayed")  # one multiplier for a tensor
 HADAMARD = 16  # numbers that a random Hadamard transform mixes: those of an NVFP4 block
 
 
@@ -105,15 +105,14 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, layer):
         short_x, short_weight = layer.rounded(x, "activation"), layer.rounded(weight, "weight")
-        whole = layer.recipe.scaling in _WHOLE
-        ctx.save_for_backward(*((short_x, short_weight) if whole else (x, weight)))
+        ctx.save_for_backward(*((short_x, short_weight) if layer.shares else (x, weight)))
         ctx.layer = layer
         return short_x @ short_weight.T
 
     @staticmethod
     def backward(ctx, gradient):
         (x, weight), layer = ctx.saved_tensors, ctx.layer
-        if layer.recipe.scaling in _WHOLE:
+        if layer.shares:
             gradient = layer.rounded(gradient, "gradient")
             return gradient @ weight, gradient.T @ x, None
         along_out = layer.rounded(gradient, "gradient") @ layer.rounded(weight.T, "weight").T
@@ -133,6 +132,7 @@ class ScaledLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.recipe, self.generator, self.signs = recipe, generator, torch.ones(HADAMARD) if signs is None else signs
+        self.shares = recipe.scaling in _WHOLE and not recipe.mixed  # one rounding of an operand serves both of its products
         formats = {"activation": recipe.forward, "weight": recipe.forward, "gradient": recipe.backward}
         delayed = recipe.scaling == "delayed"
         self.histories = {role: DelayedScale(fmt, recipe.history, algorithm=recipe.algorithm) for role, fmt in formats.items() if delayed}
@@ -201,6 +201,16 @@ def convert_with_torchao(model, recipe="tensorwise", chosen=in_blocks, device=No
     native = device is not None and device.kind != "cpu" and "fp8" in device.native
     config = replace(float8.Float8LinearConfig.from_recipe_name(recipe), emulate=not native)
     return float8.convert_to_float8_training(model, config=config, module_filter_fn=chosen)
+
+
+def compare(short, exact) -> tuple[float, float]:
+    """(the part of `exact` that `short` keeps: its projection, 1 without bias; the norm of their difference over that of `exact`).
+
+    >>> compare(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 0.0]))
+    (0.5, 0.5)
+    """
+    short, exact = short.double(), exact.double()
+    return ((short * exact).sum() / exact.square().sum()).item(), ((short - exact).norm() / exact.norm()).item()
 
 
 # ---- accumulators that are too short
