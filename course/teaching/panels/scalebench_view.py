@@ -32,10 +32,10 @@ def decibel(value) -> str:
     return "exact" if value == math.inf else f"{value + 0.0 if abs(value) >= 0.05 else 0.0:.1f} dB".replace("-", "−")
 
 
-def _back(state, result):
+def _back(state, result, mark=""):
     if not _has_outlier(state):
         return "there is none"
-    return "itself" if result.outlier == 1 else f"{result.outlier:.3g} of itself"
+    return "itself" if result.outlier == 1 else f"{mark}{result.outlier:.3g} of itself"
 
 
 # ---- the sentence
@@ -61,7 +61,7 @@ def _about(state, name, mark):
     result = _results(state)[name]
     here, there = ((power(math.ceil(math.log2(low))), power(math.floor(math.log2(high)))) for low, high in result.windows)
     where = f"from {here[0]} to {here[1]}" + ("" if here == there else f" in the outlier's block, from {there[0]} to {there[1]} elsewhere")
-    outlier = f" The outlier comes back as {mark if result.outlier != 1 else ''}{_back(state, result)}." if _has_outlier(state) else ""
+    outlier = f" The outlier comes back as {_back(state, result, mark)}." if _has_outlier(state) else ""
     return (
         f"{name}: the window reaches {where} (powers of two inside it). It flushes {mark}{percent(result.flushed)} % of the numbers and keeps "
         f"the others to {mark}{decibel(result.rest)}.{outlier}"
@@ -157,7 +157,7 @@ def _live_table(state):
 
 def _cells(state, result, mark=""):
     shares = (f"{mark}{percent(share)} %" for share in (result.flushed, result.saturated))
-    return (f"{result.bits:.6g}", mark + decibel(result.rest), mark + decibel(result.sqnr), *shares, _back(state, result))
+    return (f"{result.bits:.6g}", mark + decibel(result.rest), mark + decibel(result.sqnr), *shares, _back(state, result, mark))
 
 
 def _caption(state):
