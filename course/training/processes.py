@@ -256,7 +256,7 @@ class Group(Alone):
         names = []
         for rank in sorted(set(range(self.size)) - answered):
             names.append(f"process {rank} of {self.size} " + (f"has stopped ({ended[rank]})" if rank in ended else
-                                                              "has gone: it was killed, or the system took it"))
+                                                              "has gone: it was killed, or it hangs"))
         what = "; ".join(names) or f"the processes do not hear each other any more (patience: {PATIENCE} s)"
         return f"{what}. The others stop too: {self._way_out()}"
 

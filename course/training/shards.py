@@ -179,7 +179,7 @@ def _complete(partial, rest, path):
 def _remove(path):
     """Delete a folder; under a hidden name first, so that a kill leaves no half of a checkpoint."""
     if path.exists():
-        hidden = path.with_name(f".{path.name}")
+        hidden = path.with_name(f".removed-{path.name}")
         shutil.rmtree(hidden, ignore_errors=True)
         os.replace(path, hidden)
         shutil.rmtree(hidden)
@@ -200,23 +200,31 @@ def _unfinished(folder):
     return [path for path in Path(folder).glob(".checkpoint-*") if path.is_dir() and _WHOLE.fullmatch(path.name[1:])]
 
 
+def _removed(folder):
+    return Path(folder).glob(".removed-checkpoint-*")
+
+
 def _delete(folder):
-    for path in [*_unfinished(folder), *reversed(_found(folder))]:
+    for path in [*_unfinished(folder), *_removed(folder)]:
         shutil.rmtree(path)
+    for path in _found(folder):
+        _remove(path)
 
 
 def _newest(folder):
     """((path, state without its shards) of the last whole checkpoint, or None; a sentence for each that is not whole)."""
-    notes = []
+    unfinished, damaged = [], []
+    for path in _removed(folder):
+        shutil.rmtree(path)
     for path in _unfinished(folder):
-        notes.append(f"{path.name[1:]} was still being written when the run ended: it is passed over")
+        unfinished.append(f"{path.name[1:]} was still being written when the run ended: it is passed over")
         shutil.rmtree(path)
     for path in reversed(_found(folder)):
         try:
-            return (path, _verified(path)), notes
+            return (path, _verified(path)), unfinished + damaged
         except RunError as error:
-            notes.append(f"{path.name}: {error}")
-    return None, notes
+            damaged.append(f"{path.name}: {error}")
+    return None, damaged  # without any checkpoint, one that was never finished is no loss: the run starts at step 0
 
 
 def _verified(path):

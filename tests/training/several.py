@@ -15,12 +15,31 @@ from pathlib import Path
 import torch
 
 from course.__main__ import main
-from course.training import closing, corpus, hardware, models, recipes, train
+from course.training import RunError, closing, corpus, hardware, models, recipes, sharded, train
 from course.training.loop import Settings
 from course.training.processes import world
 
 SEEDS, SEED_STEPS = range(5), 6
 OVERFLOWS_AT = 3
+
+
+def text_in(folder):
+    """A little text to learn, in `folder`."""
+    for i in range(30):
+        (folder / f"m{i}.py").write_text("".join(f"value_{j} = {i + j}\n" for j in range(80)))
+    return folder
+
+
+def names_here() -> list:
+    """The recipes that this CPU can train in several processes; FP32 last, to compare with."""
+    possible = []
+    for name in recipes.RECIPES:
+        try:
+            sharded.sharded_plan(recipes.plan(name, hardware.probe().cpu))
+            possible.append(name)
+        except RunError:
+            continue
+    return sorted(possible, key="fp32".__eq__)
 
 
 def losses_over_seeds(here, names, text) -> dict:

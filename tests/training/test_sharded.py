@@ -20,9 +20,8 @@ import pytest
 import torch
 
 from course.__main__ import main
-from course.training import RunError, closing, hardware, records, sharded, train
-from course.training import recipes as all_recipes
-from course.training.processes import Alone, Group
+from course.training import closing, records, recipes, train
+from course.training.processes import Alone
 from course.training.sharded import MARGINS
 from tests.training import several
 
@@ -32,19 +31,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 LONG = 240  # seconds: a limit for what takes ten on a machine with nothing else to do
 
 
-def names_here():
-    """The recipes that this CPU can train in several processes; FP32 last, to compare with."""
-    possible = []
-    for name in all_recipes.RECIPES:
-        try:
-            sharded.sharded_plan(all_recipes.plan(name, hardware.probe().cpu))
-            possible.append(name)
-        except RunError:
-            continue
-    return sorted(possible, key="fp32".__eq__)
-
-
-NAMES = names_here()
+NAMES = several.names_here()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,10 +43,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(30):
-        (folder / f"m{i}.py").write_text("".join(f"value_{j} = {i + j}\n" for j in range(80)))
-    return folder
+    return several.text_in(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
@@ -291,3 +275,23 @@ def test_what_several_processes_cannot_do_is_one_sentence(worlds):
     assert code == 1 and "bf16-sr throws its dice in one process only" in printed and len(printed.splitlines()) == 2
     for name in ("odd", "dice"):
         assert answer(worlds, name, 1) == [1, ""]  # said once
+
+
+def test_each_recipe_of_one_process_is_killed_and_ends_with_the_same_bits(text, tmp_path):
+    """Every recipe that one process can train here, at once: kill -9 at a random moment, resume, the same bits."""
+    possible = [name for name in recipes.RECIPES if name != "tf32"]  # which no CPU knows
+    out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    flags = [*SMALL, "--precision", *possible[1:], "--versus", "fp32", "--steps", "30", "--corpus", str(text)]
+    process = subprocess.Popen([sys.executable, "-m", "course", "train", *flags, "--out", str(out)], stdout=-3, stderr=-3)
+    assert main(["train", *flags, "--out", str(undisturbed)]) == 0
+    end, wanted, seen = time.monotonic() + LONG, random.randint(2, 8), set()
+    while len(seen) < wanted:  # a checkpoint every two steps
+        assert process.poll() is None and time.monotonic() < end
+        seen |= {path.stat().st_mtime_ns for path in out.glob("checkpoint-?.pt")}
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed: give it more steps"
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    assert curves(out) == curves(undisturbed)
+    record = json.loads((out / "record.json").read_text())
+    assert [run["recipe"]["name"] for run in record["runs"]] == [*possible[1:], "fp32"]
