@@ -38,7 +38,7 @@ def closing_words(record, warnings=()) -> str:
     parts, explained = [_table(record["runs"])], set()
     for run in runs:
         parts += [_loss_words(run, versus), _speed_words(record, run, versus, explained)]
-    parts += [*warnings, *(_memory_words(run, versus) for run in runs), _moved_words(record["runs"])]
+    parts += [*warnings, *(_memory_words(run, versus) for run in runs), _shared_words(record), _moved_words(record["runs"])]
     parts += [_where_words(run) for run in record["runs"]]
     return "\n\n".join(part for part in dict.fromkeys(parts) if part)
 
@@ -154,6 +154,13 @@ def _memory_words(first, second):
     if states[0] == states[1] and first["recipe"]["master"]:
         words += " The latter are equal, because the master weights and what belongs to them stay in FP32."
     return words
+
+
+def _shared_words(record):
+    processes = record.get("configuration", {}).get("processes", 1)
+    if processes == 1:
+        return ""
+    return f"Memory is that of one of the {processes} processes, which share weights, gradients and moments."
 
 
 def _moved_words(runs):

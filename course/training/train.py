@@ -276,6 +276,8 @@ def _prepare(arguments, state, hardware, here):
         return fresh(state["steps"]), state
     if state["corpus"] != text.as_dict()["sha256"]:
         raise RunError("the text has changed since this run began (another Python?): start anew with --fresh")
+    if state["environment"].get("processes", "1") != here.described:  # others share the weights, or nobody does
+        state["measured"], state["environment"]["processes"] = _measured(fresh(1000)), here.described
     comparison = fresh(state["steps"])
     comparison.load(state)
     state["resumed"] += 1
@@ -293,15 +295,12 @@ def _check_fits(config, device, runs, processes):
 
 def _first_state(arguments, fresh, text, hardware, here):
     """Measure memory and the parts of a step, choose the number of steps, and fix them for the whole run."""
-    from course.training.breakdown import step_breakdown
     from course.training.loop import VALIDATIONS, trial_seconds
-    from course.training.memory import step_memory
     from course.training.records import now
 
     started, begun = now(), time.perf_counter()
     used_up = fresh(1000)  # validates rarely
-    measured = [{"memory": step_memory(run, *used_up.batch(0)), "breakdown": step_breakdown(run, used_up.batch(0))}
-                for run in used_up.runs]  # fmt: skip
+    measured = _measured(used_up)
     steps = arguments["steps"]
     if steps is None:
         step, validation = trial_seconds(used_up, 60 * arguments["minutes"] / 12)
@@ -310,6 +309,15 @@ def _first_state(arguments, fresh, text, hardware, here):
         print(f"{steps} steps fit into {arguments['minutes']:g} minutes here.")
     return {"arguments": arguments, "steps": steps, "measured": measured, "started": started, "resumed": 0,
             "corpus": text.as_dict()["sha256"], "environment": _environment(hardware, here)}  # fmt: skip
+
+
+def _measured(used_up):
+    """Memory and the parts of a step, of each run of a comparison of our own."""
+    from course.training.breakdown import step_breakdown
+    from course.training.memory import step_memory
+
+    batch = used_up.batch(0)
+    return [{"memory": step_memory(run, *batch), "breakdown": step_breakdown(run, batch)} for run in used_up.runs]
 
 
 class _Saver:

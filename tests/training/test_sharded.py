@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from course.__main__ import main
-from course.training import closing, records, recipes, train
+from course.training import RunError, closing, hardware, recipes, records, sharded, train
 from course.training.processes import Alone
 from course.training.sharded import MARGINS
 from tests.training import several
@@ -62,6 +62,10 @@ def distances(folder, other):
     both = [json.loads((each / "record.json").read_text())["runs"] for each in (folder, other)]
     return {a["recipe"]["name"]: max(abs(x - y) for x, y in zip(a["losses"], b["losses"], strict=True))
             for a, b in zip(*both, strict=True)}  # fmt: skip
+
+
+def weight_bytes(folder):
+    return json.loads((folder / "record.json").read_text())["runs"][-1]["memory"]["weights"]
 
 
 def newest(folder):
@@ -215,6 +219,7 @@ def test_what_is_sharded_is_said(worlds, alone):
     assert code == 0 and answer(worlds, "undisturbed", 1) == [0, ""]  # the first process alone speaks
     ours, whole = (json.loads((folder / "record.json").read_text()) for folder in (worlds / "undisturbed", alone))
     jsonschema.validate(ours, records.SCHEMA)
+    assert "Memory is that of one of the 2 processes" in printed
     assert ours["configuration"]["processes"] == 2 and whole["configuration"]["processes"] == 1
     for run, all_of_it in zip(ours["runs"], whole["runs"], strict=True):
         for part in ("weights", "gradients", "optimizer"):
@@ -267,6 +272,8 @@ def test_one_two_three(worlds, alone):
         assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "record.json"]
     record = json.loads((worlds / "plain" / "record.json").read_text())
     assert record["configuration"]["processes"] == 3 and record["when"]["resumed"] == 2
+    one, three, whole = (weight_bytes(folder) for folder in (worlds / "single", worlds / "plain", alone))
+    assert one == whole and whole / 3 <= three < 0.4 * whole  # measured again where the number of processes changed
 
 
 def test_what_several_processes_cannot_do_is_one_sentence(worlds):
@@ -295,3 +302,22 @@ def test_each_recipe_of_one_process_is_killed_and_ends_with_the_same_bits(text, 
     assert curves(out) == curves(undisturbed)
     record = json.loads((out / "record.json").read_text())
     assert [run["recipe"]["name"] for run in record["runs"]] == [*possible[1:], "fp32"]
+
+
+@pytest.mark.gpu
+def test_gpus_give_the_losses_of_one(text, tmp_path):
+    """Over NCCL, with every recipe that this GPU can shard; one process for each GPU, and two of them do."""
+    device, names = hardware.probe().on("cuda"), []
+    for name in recipes.RECIPES:
+        try:
+            names.append(sharded.sharded_plan(recipes.plan(name, device)).recipe.name)
+        except RunError:
+            continue
+    flags = [*SMALL, "--device", "cuda", "--precision", *names[1:], "--versus", "fp32", "--steps", STEPS, "--corpus", text]
+    one, several_of_them = tmp_path / "one", tmp_path / "several"
+    subprocess.run([sys.executable, "-m", "course", "train", *map(str, flags), "--out", str(one)], check=True, timeout=LONG)
+    count = min(2, torch.cuda.device_count())
+    job = Job(tmp_path, "--nproc-per-node", count, "-m", "course", "train", *flags, "--out", several_of_them)
+    assert job.end()[0] == 0, job.printed()
+    for name, distance in distances(several_of_them, one).items():
+        assert distance < MARGINS[name], (name, distance)
