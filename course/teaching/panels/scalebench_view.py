@@ -8,7 +8,7 @@ from .window_view import percent
 
 WIDTH, LEFT, RIGHT, ROW, TOP, FIRST = 720, 112, 640, 21, 18, 92
 LOW, HIGH = -44, 36  # the axis, as powers of two
-HEAD = ("recipe", "bits per value", "SQNR of the others", "SQNR of all", "flushed", "saturated", "the outlier comes back as")
+HEAD = ("recipe", "bits per value", "SQNR, others", "SQNR, all", "flushed", "saturated", "outlier back")
 
 
 def _results(state):
@@ -33,9 +33,10 @@ def decibel(value) -> str:
 
 
 def _back(state, result, mark=""):
+    """The outlier after the way there and back, over what it was."""
     if not _has_outlier(state):
-        return "there is none"
-    return "itself" if result.outlier == 1 else f"{mark}{result.outlier:.3g} of itself"
+        return "none"
+    return "whole" if result.outlier == 1 else f"{mark}{result.outlier:.2g} of it"
 
 
 # ---- the sentence
@@ -61,7 +62,8 @@ def _about(state, name, mark):
     result = _results(state)[name]
     here, there = ((power(math.ceil(math.log2(low))), power(math.floor(math.log2(high)))) for low, high in result.windows)
     where = f"from {here[0]} to {here[1]}" + ("" if here == there else f" in the outlier's block, from {there[0]} to {there[1]} elsewhere")
-    outlier = f" The outlier comes back as {_back(state, result, mark)}." if _has_outlier(state) else ""
+    back = _back(state, result, mark)
+    outlier = f" The outlier comes back {'whole' if back == 'whole' else 'as ' + back.removesuffix(' of it') + ' of itself'}." if _has_outlier(state) else ""
     return (
         f"{name}: the window reaches {where} (powers of two inside it). It flushes {mark}{percent(result.flushed)} % of the numbers and keeps "
         f"the others to {mark}{decibel(result.rest)}.{outlier}"
@@ -157,7 +159,7 @@ def _live_table(state):
 
 def _cells(state, result, mark=""):
     shares = (f"{mark}{percent(share)} %" for share in (result.flushed, result.saturated))
-    return (f"{result.bits:.6g}", mark + decibel(result.rest), mark + decibel(result.sqnr), *shares, _back(state, result, mark))
+    return (f"{result.bits:.5g}", mark + decibel(result.rest), mark + decibel(result.sqnr), *shares, _back(state, result, mark))
 
 
 def _caption(state):
