@@ -21,6 +21,7 @@ from course.training.processes import world
 
 SEEDS, SEED_STEPS = range(5), 6
 OVERFLOWS_AT = 3
+SELDOM = ["--checkpoint-every", 10**6]  # at the start, at a stop and at the end only
 
 
 def text_in(folder):
@@ -136,19 +137,19 @@ def unmeasured(comparison):
 def everything(folder):
     closing.gemm_ratios = unmeasured
     launch, plan = Launch(folder), json.loads((Path(folder) / "plan.json").read_text())
-    text, out, new = plan["text"], plan["out"], plan["new"]
+    text, out, new = plan["text"], plan["out"], [*plan["new"], *SELDOM]
     launch.call("seeds", 2, lambda here: losses_over_seeds(here, plan["names"], text))
     launch.call("gradients", 2, lambda here: first_gradients(here, text))
     launch.call("overflow", 2, lambda here: one_overflows(here, text))
     launch.command("odd", 2, *new, "--batch", "5", "--out", out["odd"])
     launch.command("dice", 2, *new, "--precision", "bf16-sr", "--out", out["odd"])
     launch.command("undisturbed", 2, *new, "--out", out["undisturbed"])
-    launch.command("killed", 2, *plan["advice"])
+    launch.command("killed", 2, *plan["advice"], *SELDOM)
     again = stops_after(plan["stop"])
-    launch.command("plain", 2, "--resume", "--out", out["plain"])
+    launch.command("plain", 2, "--resume", *SELDOM, "--out", out["plain"])
     again()
-    launch.command("onto-three", 3, "--resume", "--out", out["plain"])
-    launch.command("endless", 2, *new, "--precision", "fp32", "--steps", 10**6, "--checkpoint-every", 10**6, "--out", out["endless"])
+    launch.command("onto-three", 3, "--resume", *SELDOM, "--out", out["plain"])
+    launch.command("endless", 2, *new, "--precision", "fp32", "--steps", 10**6, "--out", out["endless"])
 
 
 if __name__ == "__main__":
