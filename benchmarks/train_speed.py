@@ -83,6 +83,9 @@ def choices(args, device, clock):
     if args.compile:
         for run, name in zip(runs(names, width, device, compiled=True)[0], names):
             actions[f"{name}, compiled"] = lambda run=run: run.step(0, *batch)
+            begun = time.perf_counter()
+            run.step(0, *batch)
+            print(f"\nthe first compiled step of {name} took {time.perf_counter() - begun:.0f} s", end="")
     for kind in ("fused", "foreach"):
         other = runs(("fp32",), width, device)[0][0]
         other.optimizer = torch.optim.AdamW(other.optimizer.param_groups, lr=1e-3, **{kind: True})

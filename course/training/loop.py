@@ -34,7 +34,7 @@ class Settings:
     lr: float = 1e-3
     seed: int = 0
     weight_decay: float = 0.1
-    compiled: bool = False  # through torch.compile; on CPUs it has not paid
+    compiled: bool = False  # through torch.compile: minutes of compiling, for a tenth of the time of a step on CPUs
 
     def learning_rate(self, step) -> float:
         """Linear warm-up over a tenth of the steps (10 to 100 of them), then a cosine down to a tenth of the peak.

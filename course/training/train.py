@@ -71,7 +71,7 @@ def add_arguments(parser):
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps", "xpu"], help="default: auto")
     parser.add_argument("--threads", type=_count, help="CPU threads; they decide the last bits (default: the cores)")
     parser.add_argument("--corpus", metavar="FOLDER", help="train on the .py files of a folder instead")
-    parser.add_argument("--compile", action="store_true", default=None, help="through torch.compile: for GPUs, CPUs gain nothing")
+    parser.add_argument("--compile", action="store_true", default=None, help="through torch.compile: meant for GPUs, little to gain on CPUs")
     parser.add_argument("--record", action="store_true", help="also write the record to data/runs, to be contributed")
     parser.add_argument("--out", metavar="FOLDER", help="default: runs/PRECISION-versus-VERSUS")
     parser.add_argument("--checkpoint-every", type=_count, metavar="STEPS", help="default: every 30 seconds")
