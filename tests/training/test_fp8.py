@@ -132,12 +132,16 @@ def test_what_every_format_holds_is_multiplied_exactly(name):
         assert torch.equal(linear.weight.grad, gradient.T @ x) and torch.equal(linear.bias.grad, gradient.sum(0))
 
 
-def test_a_transform_goes_over_both_operands_of_the_weights_gradient_only():
-    plain = passed(RECIPES["NVFP4, nearest"])
-    layer, x, w, g, y, x_gradient, w_gradient = passed(replace(RECIPES["NVFP4, nearest"], mixed=True))
+@pytest.mark.parametrize("name", ["NVFP4, nearest", "FP4, one scale"])
+def test_a_transform_goes_over_both_operands_of_the_weights_gradient_only(name):
+    plain, quantise = passed(RECIPES[name]), quantisers(name)[0]
+    layer, x, w, g, y, x_gradient, w_gradient = passed(replace(RECIPES[name], mixed=True))
     assert torch.equal(y, plain[4]) and torch.equal(x_gradient, plain[5]) and not torch.equal(w_gradient, plain[6])
-    turned = [nvfp4(hadamard(each.T.contiguous(), 16, layer.signs)).dequantise() for each in (g, x)]
+    turned = [quantise(hadamard(each.T.contiguous(), 16, layer.signs)).dequantise() for each in (g, x)]
     torch.testing.assert_close(w_gradient, turned[0] @ turned[1].T, rtol=1e-5, atol=1e-5)
+
+
+def test_one_vector_of_signs_serves_all_layers():
     model = convert(GPT(CONFIG, 0), "NVFP4", seed=5)
     signs = model.blocks[0].widen.signs
     assert set(signs.tolist()) == {-1.0, 1.0} and model.blocks[1].narrow.signs is signs  # one vector for all layers
@@ -159,8 +163,8 @@ def test_delayed_scaling_uses_what_it_has_seen_and_a_spike_bites_once():
     layer.weight.data = torch.eye(8)
     seen = []
     for size in (1.0, 1.0, 64.0, 1.0, 1.0, 1.0):
-        x = torch.full((1, 8), size, requires_grad=True)
-        seen.append((layer.histories["activation"].multiplier, layer(x).max().item()))
+        x = torch.full((1, 8), -size, requires_grad=True)  # an amax is a magnitude
+        seen.append((layer.histories["activation"].multiplier, -layer(x).min().item()))
     assert seen == [(1.0, 1.0), (448.0, 1.0), (448.0, 1.0), (7.0, 1.0), (7.0, 1.0), (448.0, 1.0)]
     assert layer.histories["gradient"].multiplier == 1.0
     layer(torch.ones(1, 8, requires_grad=True)).backward(torch.full((1, 8), 2.0))
