@@ -56,13 +56,13 @@ def sharded_plan(plan) -> ShardedPlan:
     >>> from course.training.recipes import RECIPES
     >>> sharded_plan(Plan(RECIPES["bf16-sr"], "cpu", "native"))
     Traceback (most recent call last):
-    course.training.RunError: bf16-sr throws its dice in one process only: ... use --precision bf16 or pure-bf16 ...
+    course.training.RunError: bf16-sr throws its dice in one process only: ... use --precision bf16 here, ...
     """
     recipe = plan.recipe
     if recipe.update == "stochastic":
         raise RunError(
             f"{recipe.name} throws its dice in one process only: shard by shard they would depend on the number of "
-            "processes; use --precision bf16 or pure-bf16 here, or train without torchrun"
+            "processes; use --precision bf16 here, or train without torchrun"
         )
     if plan.execution == "emulated" and recipe.master is None:
         raise RunError(

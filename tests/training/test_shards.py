@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from course.__main__ import main
-from course.training import RunError, hardware, processes, shards
+from course.training import RunError, corpus, hardware, models, processes, sharded, shards
 from course.training import recipes as all_recipes
 from course.training.processes import Alone, Group, world
 from tests.training import several
@@ -196,3 +197,45 @@ def test_an_error_of_one_process_is_said_by_it_and_one_of_all_by_the_first(monke
     assert second._speaks(RunError("no such device"), None)  # the first is still at work
     assert first._speaks(RunError("too wide"), None)
     assert not third._speaks(RunError("too wide"), None) and second._speaks(RunError("no such device"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "gathered"),
+    [("fp32", None), ("tf32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("pure-bf16", None)],
+)
+def test_what_is_gathered_and_what_is_summed(name, gathered):
+    policy = sharded.sharded_plan(all_recipes.Plan(all_recipes.RECIPES[name], "cuda", "native")).policy
+    assert (policy.param_dtype, policy.reduce_dtype) == (gathered, torch.float32)
+
+
+def test_emulated_recipes_round_products_or_are_refused():
+    emulated = sharded.sharded_plan(all_recipes.Plan(all_recipes.RECIPES["fp16"], "cpu", "emulated"))
+    assert emulated.policy.param_dtype is None
+    with emulated.step():
+        assert torch.tensor([70000.0]).matmul(torch.ones(1)).isinf()  # no number of FP16
+    with pytest.raises(RunError, match="emulated weights cannot be sharded: use --precision bf16 here"):
+        sharded.sharded_plan(all_recipes.Plan(all_recipes.RECIPES["pure-bf16"], "cpu", "emulated"))
+
+
+def test_weights_are_gathered_in_bf16_and_kept_in_fp32(solo, text):
+    plan = all_recipes.Plan(all_recipes.RECIPES["bf16"], "cpu", "native")  # a slow way where it is not native, but a way
+    with world() as here:
+        config, settings = models.GPTConfig(width=32, layers=1, context=16), several.Settings(100, 6)
+        comparison = here.comparison([plan], config, settings, corpus.load(text))
+        run, seen = comparison.runs[0], []
+        run.model.blocks[0].attention.register_forward_pre_hook(
+            lambda module, inputs: seen.append((module.qkv.weight.dtype, inputs[0].dtype))
+        )
+        run.backward(run.forward(*comparison.batch(0)))
+        assert seen == [(torch.bfloat16, torch.bfloat16)]
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in run.model.parameters())
+        comparison.validate()
+        assert all(isinstance(p, DTensor) for p in run.model.parameters())  # whoever counts moved weights sees the shards
+
+
+def test_what_cannot_be_done_by_several_processes_is_refused():
+    sharded.check(8, False, 4)
+    with pytest.raises(RunError, match="--batch 1 does not divide by 2 processes: use --batch 2$"):
+        sharded.check(1, False, 2)
+    with pytest.raises(RunError, match="--compile is for one process"):
+        sharded.check(8, True, 2)
