@@ -109,6 +109,8 @@ def draw_gaps(ax, found, versus="fp32", window=20) -> dict:
         (line,) = ax.plot(steps, gaps.mean(0), **look, markevery=max(1, len(steps) // 5))
         label_line(ax, line, name if band.execution == "native" else f"{name}, emulated")
         drawn[name] = gaps.mean(0)
+    last = found[versus].losses.shape[1]
     ax.axhline(0, color="#000000", linewidth=1)
+    ax.set(xlim=(0, 1.5 * last), xticks=np.linspace(0, last, 6))  # room for the names behind the ends
     ax.set(xlabel="step", ylabel=f"training loss above {versus.upper()}")
     return drawn

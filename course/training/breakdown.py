@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 PHASES = ("forward", "backward", "optimizer")
 KINDS = ("matmul", "attention", "elementwise", "optimizer", "casts", "rest")
 _STEP, _UPDATE = "course: step ", "course: update"
-STEPS = 3
+STEPS = 5
 _PATTERNS = {  # the first that matches an operation's name decides
     "attention": r"scaled_dot_product|aten::(bmm|baddbmm|_softmax|_softmax_backward_data)$|fmha|flash",
     "matmul": r"aten::(mm|addmm|matmul|linear|_scaled_mm)$|mkldnn_linear",
@@ -53,7 +53,7 @@ def phases(run, batch, repeats=5, clock=time.perf_counter) -> dict:
 def kinds(run, batch) -> dict:
     """The share of each kind of operation in a step of `run`, a `loop.Run` of your own; one more step warms it up.
 
-    Of `STEPS` steps each kind's shortest time counts: what disturbs a step only ever adds to it. "matmul" are the linear layers, "attention" is what lies between their products, "casts" are copies that change the
+    Of `STEPS` steps each operation's shortest time counts: what disturbs a step only ever adds to it. "matmul" are the linear layers, "attention" is what lies between their products, "casts" are copies that change the
     dtype, "optimizer" is all of the update, "rest" other copies, the embeddings, and the time between the operations.
     """
     run.step(0, *batch)
@@ -89,18 +89,26 @@ def step_breakdown(run, batch) -> dict:
 def _shares(events, accelerated):
     """Own times by kind. On a GPU they are those of its kernels, which the profiler books on the operations."""
     steps = {}
-    for event in events:
+    for event in sorted(events, key=lambda event: event.time_range.start):
         if event.device_type == DeviceType.CPU:
             own = event.self_device_time_total if accelerated else event.self_cpu_time_total
             names = _names(event)
             # A GPU's way back is called from a thread of its own, outside of the step: such steps are taken together.
-            step = "all" if accelerated else names[-1]
-            times = steps.setdefault(step, dict.fromkeys(KINDS, 0.0))
-            times[_kind(names)] += own
-    whole = [times for step, times in steps.items() if step == "all" or step.startswith(_STEP)]
-    least = {kind: min(times[kind] for times in whole) for kind in KINDS}
-    total = sum(least.values())
-    return {kind: seconds / total for kind, seconds in least.items()} if total else least
+            steps.setdefault("all" if accelerated else names[-1], []).append((_kind(names), own))
+    whole = [each for step, each in steps.items() if step == "all" or step.startswith(_STEP)]
+    times = dict.fromkeys(KINDS, 0.0)
+    for kind, own in _undisturbed(whole):
+        times[kind] += own
+    total = sum(times.values())
+    return {kind: seconds / total for kind, seconds in times.items()} if total else times
+
+
+def _undisturbed(steps):
+    """Of steps that ran the same operations in the same order, each operation's shortest time; else the shortest step."""
+    orders = {tuple(kind for kind, _ in step) for step in steps}
+    if len(orders) > 1:
+        return min(steps, key=lambda step: sum(own for _, own in step))
+    return [(each[0][0], min(own for _, own in each)) for each in zip(*steps)]
 
 
 def _names(event):

@@ -106,8 +106,11 @@ def test_what_happens_in_the_update_is_the_optimizers_whatever_it_is():
     assert sorted_out(update)["optimizer"] > 0.6
 
 
-def test_one_disturbed_step_of_three_does_not_count():
-    steps = iter([0, 300, 0])
+def test_what_disturbs_one_step_does_not_count():
+    assert breakdown._undisturbed([[("casts", 1.0), ("rest", 5.0)], [("casts", 3.0), ("rest", 2.0)]]) == [("casts", 1.0), ("rest", 2.0)]
+    more = [[("casts", 1.0), ("rest", 5.0)], [("rest", 4.0)], [("rest", 9.0)]]  # not the same operations: the shortest step
+    assert breakdown._undisturbed(more) == [("rest", 4.0)]
+    steps = iter([0, 300, 0, 0, 0])
 
     def action():
         F.gelu(x)
