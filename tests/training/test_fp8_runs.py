@@ -102,6 +102,10 @@ def test_the_record_is_whole_and_says_where_it_comes_from():
     assert len(record["corpus"]["sha256"]) == 64 and record["configuration"]["steps"] == fp8_runs.STEPS and record["hardware"]["cpu"]
 
 
+def test_the_final_loss_is_the_mean_of_the_last_thirty():
+    assert fp8_runs.final([9.0] * 12 + [1.0, 2.0, 6.0]) == 3.0
+
+
 def test_the_record_can_be_made_again(text):
     """The first twenty steps of a run: another Python's library is another text, as far apart as another seed."""
     here, recorded = fp8_runs.tens(fp8_runs.train("unscaled E4M3 / E4M3", text, 0, 20)), fp8_runs.load()["unscaled E4M3 / E4M3", 1.0][0][:2]
