@@ -214,13 +214,15 @@ def name_of(record) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-") + ".json"
 
 
-def contribute(record, folder=RUNS) -> Path:
-    """Write a record to `folder`, over an older one of the same name; returns its path.
+def check_text(configuration):
+    """Raise `RunError` for a run on a text of the reader's own: nobody else could repeat it."""
+    if configuration["corpus"]:
+        raise RunError("a record for all must be on a text that all have: leave --corpus out, or --record")
 
-    Raises `RunError` for a run on a text of the reader's own, which nobody else could repeat.
-    """
-    if record["configuration"]["corpus"]:
-        raise RunError("a record for all must be on a text that all have: run it again without --corpus")
+
+def contribute(record, folder=RUNS) -> Path:
+    """Write a record to `folder`, over an older one of the same name; returns its path. Raises as `check_text`."""
+    check_text(record["configuration"])
     return write_atomically(Path(folder) / name_of(record), text(record))
 
 

@@ -135,11 +135,14 @@ def _train(args, folder, here):
     if state == "finished":
         return 0
     from course.training import hardware as machine
+    from course.training import records
     from course.training.loop import reproducible
 
     hardware = machine.probe()
     arguments = _resolve(args, hardware) if state is None else _agreed(args, state, hardware, here)
     here.check(arguments)
+    if args.record:
+        records.check_text(arguments)
     with reproducible(arguments["threads"], arguments["device"]):
         comparison, state = _prepare(arguments, state, hardware, here)
         saver = _Saver(checkpoints, state, args.checkpoint_every, here.wishes)

@@ -295,3 +295,10 @@ def test_any_module_runs_and_all_it_stores_is_in_its_format(name):
 def test_scalars_are_not_shortened():
     with Emulation(nn.Identity(), RECIPES["fp16"]):
         assert (torch.tensor(2.3) * 65536.0).item() == torch.tensor(2.3).item() * 65536.0
+
+
+def test_it_may_begin_where_no_gradients_are_kept():
+    model = MLP((4, 2))
+    with torch.no_grad(), Emulation(model, RECIPES["pure-bf16"]):
+        out = model(torch.full((1, 4), 1 / 3))
+    assert torch.equal(out, out.bfloat16().float()) and not out.requires_grad

@@ -58,7 +58,7 @@ def test_the_name_is_that_of_the_device_that_ran_it(record):
 
 def test_a_text_of_ones_own_is_not_contributed(record, tmp_path):
     record["configuration"]["corpus"] = "/home/me/poems"
-    with pytest.raises(RunError, match="without --corpus"):
+    with pytest.raises(RunError, match="leave --corpus out"):
         records.contribute(record, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from course.__main__ import main
-from course.training import checkpoint, closing, memory, picture, records
+from course.training import checkpoint, memory, picture, records
 from course.training.breakdown import PHASES
 
 
@@ -332,49 +332,47 @@ def test_minutes_choose_the_steps_once(text, tmp_path, capsys):
     assert len(record["runs"][0]["losses"]) == steps
 
 
-def made_up(ratio, here, large, quartiles=None, loss=2.0):
-    """A record with only what the closing words read."""
-    run = {
-        "losses": [4.0, loss], "validation": [[2, loss]], "median_step_seconds": 0.1, "tokens_per_second": 10.0,
-        "timed_steps": 2, "skipped_steps": [], "execution": "native", "moved": [], "breakdown": None, "speed": None,
-        "memory": {"weights": 4, "gradients": 4, "optimizer": 8, "saved_activations": {"float32": 5}},
-    }  # fmt: skip
-    names = [{"name": name, "weights": name.upper(), "master": master} for name, master in (("bf16", "FP32"), ("fp32", None))]
-    low, high = quartiles or (ratio, ratio)
-    gemm = [{"rows": 8, "inner": 8, "columns": 8, "ratio": here}, {"rows": 9, "inner": 9, "columns": 9, "ratio": large}]
-    steady = records.steady([low, high])
-    speed = {"ratio": ratio, "quartiles": [low, high], "steady": steady, "claimed": steady, "gemm": gemm}
-    machine = {"load_average": 5.7, "cores_usable": 2}
-    first, last = (run | {"recipe": recipe} for recipe in names)
-    return {"runs": [first | {"speed": speed}, last], "hardware": machine}
+def test_several_precisions_in_one_run(text, tmp_path, capsys):
+    names = ["bf16", "pure-bf16", "bf16-sr"]
+    assert train("--corpus", text, "--out", tmp_path, "--steps", 16, "--precision", *names) == 0
+    printed = capsys.readouterr().out
+    record = records.read(tmp_path / "record.json")
+    jsonschema.validate(record, records.SCHEMA)
+    assert [run["recipe"]["name"] for run in record["runs"]] == [*names, "fp32"] and record["configuration"]["precision"] == names
+    assert [run["speed"] is None for run in record["runs"]] == [False, False, False, True]
+    for run in record["runs"]:
+        assert f"{run['validation'][-1][1]:.4f}" in printed and "A step of " + run["recipe"]["name"].upper() in printed
+    last = record["runs"][1]["moved"][-1]
+    assert last["gains"] == 0 and f"Weights of PURE-BF16 that changed in step 15: {100 * last['embeddings']:.0f} % of the embeddings, 0 % of the gains" in printed
+    assert printed.count("BF16 and FP32 differ by") == 2 and "Weights of BF16 that" not in printed  # PURE-BF16 ends in BF16, too
+    title = picture.title(record)
+    assert title.startswith("BF16 ends at validation loss ") and title.count(", ") >= 3
+    assert b"Training and validation loss of BF16, PURE-BF16, BF16-SR and FP32" in (tmp_path / "curves.png").read_bytes()
+    assert len({run["losses"][-1] for run in record["runs"]}) == 4
 
 
-@pytest.mark.parametrize(
-    ("ratio", "here", "large", "words", "absent"),
-    [
-        (1.6, 2.5, 4.0, "The rest of the step", "too small"),
-        (0.9, 1.0, 4.0, "this model is too small to show it", "The rest of the step"),
-        (0.9, 0.9, 1.0, "gains next to nothing even in large products", "too small"),
-    ],
-)
-def test_the_reason_follows_from_the_measurement(ratio, here, large, words, absent):
-    said = closing.closing_words(made_up(ratio, here, large))
-    assert words in said and absent not in said and f"{ratio:.2f} times the speed" in said
+def test_a_record_is_contributed_once_it_is_wanted(tmp_path, capsys, monkeypatch):
+    real = records.contribute
+    monkeypatch.setattr(records, "contribute", lambda record: real(record, tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    assert train("--steps", 3) == 0
+    capsys.readouterr()
+    folder = tmp_path / "runs" / f"{expected_recipe()}-versus-fp32"  # where a run without --out is kept
+    assert (folder / "record.json").exists() and not (tmp_path / "data").exists()
+    assert train("--resume", "--record") == 0
+    (path,) = (tmp_path / "data").iterdir()
+    assert f"Contributed: {path}. Its losses are true on every machine" in capsys.readouterr().out
+    assert records.read(path) == records.read(folder / "record.json")
+    path.unlink()
+    assert train("--steps", 3, "--fresh", "--record") == 0 and path.exists()
 
 
-def test_a_busy_machine_is_not_blamed_on_the_format():
-    record = made_up(1.05, 3.6, 9.6, quartiles=(0.89, 1.68))
-    said = closing.closing_words(record)
-    assert "No speed is claimed for BF16: from step to step the ratio scattered too widely" in said
-    assert "between 0.89 and 1.68" in said and "load 5.7 on 2 cores" in said and "--threads 1" in said
-    assert "too small" not in said and "speed" not in picture.title(record)
+def test_a_text_of_ones_own_is_refused_before_the_training(text, tmp_path, capsys):
+    assert train("--corpus", text, "--out", tmp_path, "--steps", 3, "--record") == 1
+    assert "leave --corpus out, or --record" in capsys.readouterr().err and not (tmp_path / "record.json").exists()
 
 
-def test_a_run_that_diverged_says_so(tmp_path):
-    record = made_up(1.6, 2.5, 4.0)
-    record["runs"][0] |= {"losses": [4.0, None], "validation": [[2, None]]}
-    said = closing.closing_words(record)
-    assert "The loss of BF16 was not finite in 1 steps: that run diverged." in said and "not finite" in said
-    assert "BF16 ends at validation loss not a number" in picture.title(record)
-    picture.draw(record, tmp_path / "curves.png")
-    assert b"Training and validation loss of BF16 and FP32" in (tmp_path / "curves.png").read_bytes()
+def test_a_record_of_an_older_version_is_named(text, tmp_path, capsys):
+    (tmp_path / "record.json").write_text('{"schema": 1}')
+    assert train("--corpus", text, "--out", tmp_path, "--resume") == 1
+    assert "schema 1, not 2" in capsys.readouterr().err
