@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 
+from course.teaching.panels import phasemap
 from course.teaching.panels.phasemap import (
     BUDGETS, CLASSES, PRESETS, PhaseMap, PhaseState, class_of, medians, remedies, splits, table, text, trains, update, view,
 )  # fmt: skip
 from course.teaching.panels.phasemap_view import facts, number, say
-from course.training.phase import SCALING, STORED, Condition, conditions, load
+from course.training.phase import SCALING, STORED, Condition, conditions, format_of, load
 
 
 def do(state, act, value=""):
@@ -37,6 +38,10 @@ def test_medians_count_lost_runs_as_the_worst(monkeypatch):
         monkeypatch.setattr(type(load()), "final", lambda self, condition, broken=broken: broken)
         assert np.isinf(medians(Condition())[0, 0]) == lost
     assert number(float("inf")) == "lost"
+    losses = medians(Condition())
+    for loss, words in {1234.4: "E2M0 ends at 1234 (", 0.12344: "E2M0 ends at 0.123 ("}.items():
+        monkeypatch.setattr(phasemap, "medians", lambda condition, loss=loss: np.where(np.arange(77).reshape(7, 11) == 0, loss, losses))
+        assert words in say(PhaseState(e=2, m=0))
 
 
 def test_classes_by_their_borders():
@@ -97,5 +102,6 @@ def test_the_facts_of_a_format():
     rows = dict(facts(PhaseState(e=5, m=10))[1])
     assert (rows["smallest number"], rows["smallest normal"], rows["largest"], rows["eps"]) == ("2⁻²⁴", "2⁻¹⁴", "65504", "2⁻¹⁰")
     assert rows["final loss, five seeds"].split() == [number(loss) for loss in sorted(load().final(Condition())[3, 10])]
+    assert f"E4M3 ends at {format_of(4, 3).max:g}, E2M1 at 3" in view(PhaseState()) and format_of(4, 3).max == 240
     overflowing = dict(facts(PhaseState(e=2, m=0))[1])
     assert overflowing["steps skipped by overflow"] == f"{100 * load().skipped(Condition(), 2, 0):.1f} %"
