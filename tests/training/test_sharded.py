@@ -28,6 +28,7 @@ from tests.training import several
 SMALL = "--width 32 --layers 1 --context 16 --batch 6 --threads 1 --device cpu --checkpoint-every 2".split()
 STEPS, SINGLE_STOP, PAIR_STOP = 16, 5, 11
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+JOBS = []
 LONG = 240  # seconds: a limit for what takes ten on a machine with nothing else to do
 
 
@@ -73,11 +74,19 @@ def newest(folder):
     return max((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-????????")), default=-1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left():
+    yield
+    while JOBS:
+        JOBS.pop().stop()
+
+
 class Job:
     """torchrun in a session of its own, with all that it prints, and all processes that it ever had."""
 
     def __init__(self, folder, *words):
         self.folder, self.seen = folder, {}
+        JOBS.append(self)
         self.log = open(folder / "log.txt", "w+")
         self.process = subprocess.Popen(
             [*TORCHRUN, *map(str, words)], stdout=self.log, stderr=self.log, env={**os.environ, "TMPDIR": str(folder)}
@@ -108,8 +117,18 @@ class Job:
         assert not alive, self.printed()
         return code, time.monotonic() - begun
 
+    def stop(self):
+        """Leave nothing behind, however the test went."""
+        if self.process.poll() is None:
+            self.workers()
+            self.process.kill()
+            self.process.wait()
+        for child in self.seen.values():
+            if child.is_running():
+                child.kill()
+        self.log.close()
+
     def printed(self):
-        self.log.flush()
         return (self.folder / "log.txt").read_text()
 
 

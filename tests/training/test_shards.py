@@ -190,6 +190,18 @@ def test_the_verdict_names_who_has_gone_and_who_has_stopped(monkeypatch):
     assert fourth._whom_we_lost() == (False, words)
 
 
+def test_who_hears_the_verdict_of_another_is_silent(solo, capsys):
+    """Even the first process; nobody else has to be asked."""
+    found = group(0, 3, torch.distributed.HashStore())
+    Alone.__enter__(found)
+    found._store.set("verdict", "process 2 of 3 has gone")
+    with pytest.raises(RunError, match="process 2 of 3 has gone"):
+        found.__exit__(RuntimeError, RuntimeError("[gloo/pair.cc:547] Connection closed by peer"), None)
+    print("what the command says of the error")
+    found._quiet.close()
+    assert capsys.readouterr().out == ""
+
+
 def test_an_error_of_one_process_is_said_by_it_and_one_of_all_by_the_first(monkeypatch):
     monkeypatch.setattr(processes, "ROLL_CALL", 0.3)
     store = torch.distributed.HashStore()
