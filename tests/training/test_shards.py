@@ -1,6 +1,7 @@
 """Sharded checkpoints and what is said of processes, in a world of one: a kill at any moment, damage, a full disk."""
 
 import errno
+import os
 import signal
 import sys
 
@@ -20,14 +21,21 @@ def text(tmp_path_factory):
     return several.text_in(tmp_path_factory.mktemp("text"))
 
 
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
 @pytest.fixture
 def solo(monkeypatch):
     """What torchrun tells a process that is all of its world: sharded code in this very process."""
     alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     for name, value in alone.items():
         monkeypatch.setenv(name, str(value))
+    for name in INTERFACES:
+        monkeypatch.delenv(name, raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
+    for name in INTERFACES:
+        os.environ.pop(name, None)
     for number, handler in handlers.items():  # after an error they are ignored to the end
         signal.signal(number, handler)
 
@@ -161,6 +169,11 @@ def test_what_was_never_finished_is_no_loss(solo, tmp_path):
     (tmp_path / ".checkpoint-00000000").mkdir()
     with world() as here:
         assert here.checkpoints(tmp_path).latest() == (None, [])
+
+
+def test_on_one_machine_nothing_leaves_it(solo):
+    with world():
+        assert {os.environ[name] for name in INTERFACES} <= {"lo", "lo0"}
 
 
 def test_an_orphan_wishes_to_stop(solo):
