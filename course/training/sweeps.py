@@ -135,6 +135,9 @@ def _batches(data, trials, step, size):
 
 
 def _optimizer(trials, parameters, name, update, generator, count, settings):
+    other = next((t.recipe for t in trials if t.recipe.update not in ("nearest-even", update)), None)
+    if other:
+        raise RunError(f'{other.name} takes its updates in another way: sweep it with update="{other.update}" and a generator')
     rows = {role: tuple(getattr(t.recipe, role) for t in trials) for role in ("stored", "first_moment", "second_moment")}
     options = {"weights": _one(rows["stored"]), "update": update, "generator": generator, "count": count}
     if name == "adam":

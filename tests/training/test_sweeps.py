@@ -227,3 +227,10 @@ def test_formats_differ_only_where_recipes_do():
     same = sweep([trials[0], trials[2]], steps=8, **SMALL)
     assert np.array_equal(mixed.losses[:, [0, 2]], same.losses)
     assert RECIPES["fp16"].master == FP32
+
+
+def test_a_recipe_with_dice_wants_them():
+    with pytest.raises(RunError, match='bf16-sr takes its updates in another way.*update="stochastic"'):
+        sweep([Trial("fp32"), Trial("bf16-sr")], steps=1, **SMALL)
+    result = sweep([Trial("bf16-sr")], steps=2, update="stochastic", generator=torch.Generator().manual_seed(0), **SMALL)
+    assert result.losses.shape == (2, 1)
