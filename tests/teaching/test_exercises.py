@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -64,6 +65,19 @@ class TestEveryExercise:
 
         examine(exercise, spoils)
         assert repr(exercise.cases) == before
+
+
+def test_what_the_reference_loads_is_not_the_learner_s_time(monkeypatch):
+    monkeypatch.setattr(checking, "SECONDS", 0.3)
+    loaded = []
+
+    def reference(number):
+        time.sleep(0 if loaded else 0.6)  # as an import that only the first call pays for
+        loaded.append(number)
+        return number
+
+    exercise = replace(EXERCISES["01-1"], cases=((1,),), reference=reference)
+    assert examine(exercise, reference).status == "right"
 
 
 def test_a_crash_names_the_line_and_the_input():

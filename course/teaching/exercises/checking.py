@@ -70,6 +70,7 @@ class _Alarm:
 
 def examine(exercise, function) -> Verdict:
     """Compare a function with an exercise's reference on all of its cases."""
+    exercise.reference(*copy.deepcopy(exercise.cases[0]))  # what this loads for the first time is not the learner's time
     alarm = _Alarm(SECONDS, function)
     try:
         return _examine(exercise, function)
