@@ -3,7 +3,7 @@
 A checkpoint is a folder, `checkpoint-00000120`: the shards as torch.distributed.checkpoint writes them, and a `state.pt`
 in the form of `course.training.checkpoint`, with its own checksum, all that is not sharded, and the checksum of every
 other file. It is written under another name and renamed at its end, so it is whole or it is not there. The one before is
-kept.
+kept. Source: PyTorch's page on torch.distributed.checkpoint.
 """
 
 import hashlib

@@ -199,7 +199,7 @@ def answer(worlds, name, rank=0):
 
 
 def test_a_killed_process_ends_the_job_with_its_number_and_the_way_out(story):
-    assert story["code"] != 0 and story["seconds"] < 60
+    assert story["code"] != 0 and story["seconds"] < 90  # and PATIENCE is far above
     for rank in (0, 1):
         assert story["printed"].count(f"error: process {rank} of 2 has gone: it was killed") == 1, story["printed"]
     assert "RuntimeError" not in story["printed"]  # gloo's own words about closed sockets
