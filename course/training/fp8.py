@@ -216,11 +216,12 @@ def compare(short, exact) -> tuple[float, float]:
 # ---- accumulators that are too short
 
 
-def accumulate(a, b, bits=14, promote=None, group=32):
+def accumulate(a, b, bits=14, promote=None, group=32, nearest=False):
     """a (m, k) @ b (k, n) with an accumulator of `bits` significant bits, emulated in FP64; gives FP64.
 
     As DeepSeek describes Hopper's matrix unit: of `group` products at a time each is cut to `bits` bits below the largest one's
-    first, they are added, and the sum joins the accumulator, which is cut to `bits` bits again. Cutting is toward zero.
+    first, they are added, and the sum joins the accumulator, which is cut to `bits` bits again. Cutting is toward zero;
+    `nearest` rounds to nearest-even instead, as a control.
     `promote`: after so many products the accumulator is added to an FP32 one and starts anew. None for `bits` cuts nothing but to FP32.
     Source: DeepSeek-V3, arXiv:2412.19437, sections 3.3.2 and 3.5.2.
 
@@ -236,15 +237,15 @@ def accumulate(a, b, bits=14, promote=None, group=32):
     part = total.clone()
     for at in range(0, a.shape[1], group):
         products = a[:, at : at + group, None] * b[None, at : at + group]
-        part = _cut(part + _cut(products, bits, products.abs().amax(1, keepdim=True)).sum(1), bits)
+        part = _cut(part + _cut(products, bits, nearest, products.abs().amax(1, keepdim=True)).sum(1), bits, nearest)
         if (at + group) % every == 0:
             total, part = (total + part).float().double(), torch.zeros_like(part)
     return (total + part).float().double()
 
 
-def _cut(x, bits, largest=None):
-    """x without what lies below `bits` bits from the first bit of `largest` (by default of each number), toward zero."""
+def _cut(x, bits, nearest, largest=None):
+    """x without what lies below `bits` bits from the first bit of `largest` (by default of each number), toward zero or to nearest."""
     if bits is None:
         return x
     step = torch.exp2(torch.frexp(x.abs() if largest is None else largest).exponent.double() - bits)
-    return torch.trunc(x / step) * step
+    return (torch.round if nearest else torch.trunc)(x / step) * step

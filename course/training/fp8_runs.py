@@ -92,6 +92,36 @@ def operands(model, layer, inputs, targets, share=1.0) -> dict:
     return {"activation": found["activation"], "weight": module.weight.detach(), "gradient": found["gradient"]}
 
 
+def alignment(model, inputs, targets, share=1.0) -> float:
+    """The cosine between the gradient of the blocks' linear weights under the model's recipe and in FP32, at the same weights and batch.
+
+    `share` as in `fit`. It is 0 where nothing of the short gradient is left.
+
+    >>> batch = torch.zeros(2, 8, dtype=torch.int64)
+    >>> round(alignment(prepare("FP32", GPTConfig(width=32, layers=1, context=8)), batch, batch), 3)
+    1.0
+    """
+    exact = GPT(model.config, seed=0)
+    exact.load_state_dict(model.state_dict())
+    gradients = []
+    for each, part in ((model, share), (exact, 1.0)):
+        each.zero_grad()
+        (part * loss_of(each, inputs, targets)).backward()
+        weights = [p for name, p in each.named_parameters() if name.startswith("blocks.") and p.dim() == 2]
+        gradients.append(torch.cat([weight.grad.flatten() for weight in weights]).double())
+        each.zero_grad()
+    short, whole = gradients
+    return (short @ whole / (short.norm() * whole.norm()).clamp_min(1e-300)).item()
+
+
+def sixty_steps(text, name, share=1.0, seed=0) -> tuple[float, float]:
+    """Train a GPT under `name` for sixty steps: (the mean loss of the last ten, the `alignment` of the gradient that comes next)."""
+    model = prepare(name, seed=seed)
+    losses = fit(model, text, seed, 60, share, autocast=name == "BF16 autocast")
+    inputs, targets = map(torch.from_numpy, text.batch(seed, 60, BATCH, model.config.context))
+    return tens(losses)[-1], alignment(model, inputs, targets, share)
+
+
 def on_this_device(text, device) -> str:
     """What real FP8 products give on `device` (a `hardware.Device`), in a sentence: the first loss of a GPT beside the emulated one.
 

@@ -73,9 +73,9 @@ def as_a_ring(amaxes, fmt, length):
 
 
 @pytest.mark.parametrize(("exercise_id", "solve"), [
-    ("09-1", with_numpy), ("09-2", as_a_ring), ("09-3", lambda v, fmt, r: list(mx_block(v, fmt, r))),
-    ("09-4", lambda a, b, sa, sb, n: sum(x / sa[i // n] * (y / sb[i // n]) for i, (x, y) in enumerate(zip(a, b)))),
-    ("09-5", lambda amaxes, rounded: (max(amaxes) / 2688, [rounded(a * 448 / max(amaxes)) for a in amaxes])),
+    ("09-1", with_numpy), ("09-4", as_a_ring), ("09-2", lambda v, fmt, r: list(mx_block(v, fmt, r))),
+    ("09-5", lambda a, b, sa, sb, n: sum(x / sa[i // n] * (y / sb[i // n]) for i, (x, y) in enumerate(zip(a, b)))),
+    ("09-3", lambda amaxes, rounded: (max(amaxes) / 2688, [rounded(a * 448 / max(amaxes)) for a in amaxes])),
 ])  # fmt: skip
 def test_other_ways_are_right(exercise_id, solve):
     assert examine(EXERCISES[exercise_id], solve).status == "right"
@@ -85,13 +85,17 @@ def test_other_ways_are_right(exercise_id, solve):
     ("09-1", lambda values, fmt, old: max(map(abs, values)) / fmt.max, "this is what the result is multiplied with afterwards"),
     ("09-1", lambda values, fmt, old: fmt.max / max(map(abs, values)), "ZeroDivisionError"),
     ("09-1", lambda values, fmt, old: 448 / max(map(abs, values)) if 0 < max(map(abs, values)) < math.inf else old, "448 is the end of E4M3"),
-    ("09-2", lambda amaxes, fmt, length: delayed_scales(amaxes, fmt, length)[1:], "for 3 steps"),
-    ("09-2", lambda amaxes, fmt, length: delayed_scales(amaxes, fmt, 10**6), "one spike holds the scale down"),
-    ("09-3", lambda v, fmt, r: mx_block(v, fmt, r)[0], "return both"),
-    ("09-3", lambda v, fmt, r: mx_block(v, fmt, lambda x: x), "not one of the usual"),
-    ("09-4", lambda a, b, sa, sb, n: sum(x * y for x, y in zip(a, b)) / sa[0] / sb[0], "the scales of the first block"),
-    ("09-5", lambda amaxes, rounded: nvfp4_scales(amaxes, rounded)[1], "return both"),
-    ("09-5", lambda amaxes, rounded: nvfp4_scales(amaxes, lambda x: x), "has to go through rounded"),
+    ("09-1", lambda values, fmt, old: fmt.max / amax if (amax := max(map(abs, values))) > 0 else old, "one of Inf is not"),
+    ("09-1", lambda values, fmt, old: fmt.max / amax if 0 < (amax := max(map(abs, values))) < math.inf else old, "a NaN hides here"),
+    ("09-4", lambda amaxes, fmt, length: delayed_scales(amaxes, fmt, length)[1:], "for 3 steps"),
+    ("09-4", lambda amaxes, fmt, length: delayed_scales(amaxes, fmt, 10**6), "one spike holds the scale down"),
+    ("09-2", lambda v, fmt, r: mx_block(v, fmt, r)[0], "return both"),
+    ("09-2", lambda v, fmt, r: mx_block(v, fmt, lambda x: x), "put each through rounded"),
+    ("09-2", lambda v, fmt, r: mx_block(v, fmt, lambda x: -r(x)), "not one of the usual"),
+    ("09-2", lambda v, fmt, r: (math.ldexp(1.0, mx_block(v, fmt, r)[0]), mx_block(v, fmt, r)[1]), "the scale itself"),
+    ("09-5", lambda a, b, sa, sb, n: sum(x * y for x, y in zip(a, b)) / sa[0] / sb[0], "the scales of the first block"),
+    ("09-3", lambda amaxes, rounded: nvfp4_scales(amaxes, rounded)[1], "return both"),
+    ("09-3", lambda amaxes, rounded: nvfp4_scales(amaxes, lambda x: x), "has to go through rounded"),
 ])  # fmt: skip
 def test_natural_variants_of_a_mistake_are_recognised(exercise_id, solve, words):
     verdict = examine(EXERCISES[exercise_id], solve)

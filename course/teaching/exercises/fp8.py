@@ -1,4 +1,4 @@
-"""Exercises of notebook 09: the scale of a tensor, delayed scaling, an MX block, a product of scaled blocks, the two scales of NVFP4."""
+"""Exercises of notebook 09: the scale of a tensor, an MX block, the two scales of NVFP4, delayed scaling, a product of scaled blocks."""
 
 import math
 
@@ -60,6 +60,11 @@ def _spoilt(values, fmt, old):
     return math.nan if any(map(math.isnan, values)) else 0.0
 
 
+def _plain_max(values, fmt, old):
+    amax = max(map(abs, values))
+    return fmt.max / amax if 0 < amax < math.inf else old
+
+
 def _ieee_max(fmt):
     return (2 - 2.0**-fmt.mantissa_bits) * 2.0 ** (2**fmt.exponent_bits - 2 - fmt.bias)
 
@@ -85,6 +90,8 @@ SCALE = Exercise(
         Misconception("the largest signed number", lambda values, fmt, old: compute_scale([max(values)], fmt, old) if all(map(math.isfinite, values)) else old, "max(values) forgets the sign: −3.5 is larger in magnitude than 1, and would saturate. Take abs first."),
         Misconception("zeros give Inf", _scale(_right, _infinite), "a tensor of zeros gets an infinite scale, and 0 × Inf is NaN. Keep the old scale."),
         Misconception("Inf or NaN gets into the scale", _scale(_right, _spoilt), "one Inf makes the scale 0, one NaN makes it NaN, and from then on the whole tensor is lost. Keep the old scale. (max() may overlook a NaN: test the values.)"),
+        Misconception("Inf gives a scale of 0", lambda values, fmt, old: fmt.max / amax if (amax := max(map(abs, values))) else old, "an amax of 0 is caught, one of Inf is not: its scale is 0, and the tensor is lost. A NaN has no place in the scale either. Keep the old one."),
+        Misconception("a NaN is overlooked", _plain_max, "a NaN hides here: max() compares, every comparison with NaN is false, and so it depends on the place of the NaN whether max() finds it. Test each value with math.isfinite."),
         Misconception("back to 1", _scale(_right, lambda values, fmt, old: 1.0), "where there is nothing to measure, the old scale is a better guess than 1."),
         Misconception("the mean magnitude", _scale(lambda values, amax, fmt: fmt.max / (sum(map(abs, values)) / len(values))), "scaled by the mean, whatever is larger than the mean saturates. It is the maximum that has to fit."),
         Misconception("a power of two", _scale(lambda values, amax, fmt: 2.0 ** math.floor(math.log2(fmt.max / amax))), "rounded down to a power of two: some recipes do that, so that multiplying is exact. Here the whole range is asked for."),
@@ -100,66 +107,6 @@ SCALE = Exercise(
 )
 
 # ---- 09-2
-
-
-def delayed_scales(amaxes: list, fmt, length: int) -> list:
-    history, scale, used = [], 1.0, []
-    for amax in amaxes:
-        used.append(scale)
-        history = [*history, amax][-length:]
-        if max(history) > 0:
-            scale = fmt.max / max(history)
-    return used
-
-
-def _delayed(chosen=lambda history, length: max(history[-length:]), first=1.0, over=lambda fmt, amax: fmt.max / amax, late=1):
-    """Delayed scaling with another amax chosen from the whole history, another start, another quotient, another delay."""
-
-    def solve(amaxes, fmt, length):
-        scales = [first]
-        for step in range(1, len(amaxes) + 1):
-            amax = chosen(amaxes[:step], length)
-            scales.append(over(fmt, amax) if amax > 0 else scales[-1])
-        return (scales[1:] if late == 0 else [first] * (late - 1) + scales)[: len(amaxes)]
-
-    return solve
-
-
-DELAYED = Exercise(
-    id="09-2",
-    title="the scale that each step uses under delayed scaling",
-    difficulty="medium",
-    minutes=10,
-    why="Each step is scaled by what the steps before it were; its own amax is known too late, and goes into the history for the next ones.",
-    reference=delayed_scales,
-    cases=(
-        ([1.0, 1.0, 1.0], E4M3, 4), ([1.0, 4.0, 1.0, 1.0, 1.0], E4M3, 2), ([2.0, 64.0, 2.0, 2.0, 2.0, 2.0], E4M3, 3), ([0.5, 0.25, 0.125, 0.0625], E5M2, 2),
-        ([0.0, 0.0, 3.0, 1.0], E4M3, 3), ([8.0, 1.0, 2.0, 4.0, 1.0, 1.0, 1.0], E4M3, 1), ([5.0], E4M3, 16), ([1.0, 0.0, 0.0, 0.0, 2.0], E4M3, 2),
-        ([3.0, 1.0, 2.0, 1.0, 1.0, 1.0, 7.0, 1.0], E4M3, 4), ([1.0, 2.0, 3.0, 4.0, 5.0], E5M2, 3), ([], E4M3, 2),
-    ),  # fmt: skip
-    same=near,
-    show=lambda amaxes, fmt, length: f"amaxes {amaxes}, {fmt.name}, a history of {length}",
-    remark=lambda got, wanted: f"{len(got)} scales for {len(wanted)} steps: write down the scale that each step uses." if isinstance(got, list) and len(got) != len(wanted) else "",
-    misconceptions=(
-        Misconception("current scaling", _delayed(chosen=lambda history, length: history[-1], late=0), "this looks at the step's own amax: it is current scaling, which never bites and costs one more pass over the tensor."),
-        Misconception("the step is in its own history", _delayed(late=0), "the step's own amax goes into the history before the scale is taken: it is known only when the step is over."),
-        Misconception("the most recent amax only", _delayed(chosen=lambda history, length: history[-1]), "only the last step counts here. That rule exists (most_recent), but this history keeps `length` of them and takes the largest."),
-        Misconception("nothing is ever forgotten", _delayed(chosen=lambda history, length: max(history)), "the largest of all steps: what is older than `length` steps has to drop out, or one spike holds the scale down for good."),
-        Misconception("one step too short", _delayed(chosen=lambda history, length: max(history[-max(1, length - 1) :])), "the history forgets one step too early: it holds `length` of them."),
-        Misconception("one step too long", _delayed(chosen=lambda history, length: max(history[-length - 1 :])), "the history holds one step too many: drop the oldest when there are more than `length`."),
-        Misconception("the smallest amax", _delayed(chosen=lambda history, length: min(history[-length:])), "the smallest amax gives the largest scale, under which every larger step saturates: take the maximum."),
-        Misconception("the mean amax", _delayed(chosen=lambda history, length: sum(history[-length:]) / len(history[-length:])), "a mean lies below the maximum, so that a part of the steps saturates: take the maximum."),
-        Misconception("the inverse", _delayed(over=lambda fmt, amax: amax / fmt.max), "amax / fmt.max is what the result is multiplied with afterwards. The scale is fmt.max / amax."),
-        Misconception("two steps late", _delayed(late=2), "a step later than need be: the amax of step n can serve step n + 1."),
-    ),
-    hints=(
-        "What is known when a step begins? Write the scale down before you look at its amax.",
-        "Keep the last `length` amaxes. After each step: scale = fmt.max / largest of them, unless that is 0.",
-        "for amax in amaxes: used.append(scale); history = [*history, amax][___:]; if max(history) > 0: scale = ___",
-    ),
-)
-
-# ---- 09-3
 
 
 def mx_block(values: list, fmt, rounded) -> tuple[int, list]:
@@ -195,7 +142,7 @@ _CASES = (
 )  # fmt: skip
 
 MX = Exercise(
-    id="09-3",
+    id="09-2",
     title="an MX block: the exponent of its scale by the specification's rule, and its elements",
     difficulty="medium",
     minutes=12,
@@ -207,6 +154,10 @@ MX = Exercise(
     misconceptions=(
         Misconception("rounds the exponent up", _mx(lambda amax, fmt: _log2(amax) + (math.frexp(amax)[0] != 0.5) - _log2(fmt.max)), "log₂ amax is rounded up: nothing saturates then, but the specification's rule is the floor, and these blocks use half the range."),
         Misconception("just large enough", _mx(lambda amax, fmt: math.ceil(math.log2(amax / fmt.max))), "the least exponent at which nothing saturates: NVIDIA's libraries do that. The specification takes floor(log₂ amax) − emax."),
+        Misconception("the floor of the quotient", _mx(lambda amax, fmt: math.floor(math.log2(amax / fmt.max))), "floor(log₂(amax / fmt.max)) is one less where amax has a smaller mantissa than fmt.max, so that much saturates. Each logarithm is rounded down on its own: floor(log₂ amax) − floor(log₂ fmt.max)."),
+        Misconception("E4M3's emax for every format", _mx(lambda amax, fmt: _log2(amax) - 8), "8 is the exponent of E4M3's largest number. E2M1 ends at 6 = 1.5 · 2², its emax is 2: take it from fmt.max."),
+        Misconception("elements that are not rounded", lambda values, fmt, rounded: mx_block(values, fmt, lambda x: x), "the elements are values / 2^exponent, but they have to be numbers of fmt: put each through rounded."),
+        Misconception("the scale, not its exponent", lambda values, fmt, rounded: (2.0 ** mx_block(values, fmt, rounded)[0], mx_block(values, fmt, rounded)[1]), "the first item is the scale itself. What E8M0 stores, and what is asked for, is its exponent."),
         Misconception("forgets emax", _mx(lambda amax, fmt: _log2(amax)), "amax is brought to 1 … 2, and most of the format's range lies idle: subtract emax, the exponent of fmt.max (8 for E4M3, 2 for E2M1)."),
         Misconception("emax rounded up", _mx(lambda amax, fmt: _log2(amax) - math.ceil(math.log2(fmt.max))), "emax is the exponent of fmt.max, rounded down: 448 = 1.75 · 2⁸ gives 8, not 9. One too many, and a whole binade saturates."),
         Misconception("the bias instead of emax", _mx(lambda amax, fmt: _log2(amax) - fmt.bias), "the bias is not the largest exponent: E4M3 has bias 7 and reaches 2⁸, E2M1 has bias 1 and reaches 2²."),
@@ -223,7 +174,115 @@ MX = Exercise(
     ),
 )
 
+# ---- 09-3
+
+
+def nvfp4_scales(amaxes: list, rounded) -> tuple[float, list]:
+    tensor_scale = max(amaxes) / (448 * 6)
+    return tensor_scale, [rounded(amax / 6 / tensor_scale) for amax in amaxes]
+
+
+def _nvfp4(tensor=lambda amaxes: max(amaxes) / (448 * 6), block=lambda amax, scale, rounded: rounded(amax / 6 / scale)):
+    def solve(amaxes, rounded):
+        scale = tensor(amaxes)
+        return scale, [block(amax, scale, rounded) for amax in amaxes]
+
+    return solve
+
+
+NVFP4 = Exercise(
+    id="09-3",
+    title="the two levels of scales of NVFP4",
+    difficulty="hard",
+    minutes=10,
+    why="Six is the last number of FP4, 448 that of the block scales: the tensor's scale brings the largest block scale to 448, and each block scale its block's amax to about 6.",
+    reference=nvfp4_scales,
+    cases=tuple((amaxes, saturating(E4M3)) for amaxes in (
+        [1.0, 0.5, 0.25], [2688.0, 6.0, 60.0], [3.0], [0.7, 0.33, 0.11, 0.05], [1e-6, 3e-7, 9e-7], [100.0, 99.0, 13.0, 7.0], [5.0, 5.0], [12.0, 1.1, 3.7, 0.9, 8.8],
+    )),  # fmt: skip
+    same=lambda got, wanted: len(got) == 2 and near(got[0], wanted[0]) and near(list(got[1]), wanted[1]),
+    show=lambda amaxes, rounded: f"amaxes of the blocks {amaxes}",
+    remark=lambda got, wanted: "return both: the tensor's scale and the list of block scales." if isinstance(got, (int, float, list)) else "",
+    misconceptions=(
+        Misconception("the tensor's scale for FP4 alone", _nvfp4(tensor=lambda amaxes: max(amaxes) / 6), "with amax / 6 the largest block scale is 1, and E4M3's room up to 448 lies idle: divide by 448 · 6."),
+        Misconception("the tensor's scale for FP8 alone", _nvfp4(tensor=lambda amaxes: max(amaxes) / 448), "the elements are FP4 and reach 6, on top of the block scale's 448: divide by 448 · 6."),
+        Misconception("blocks without the tensor's scale", _nvfp4(block=lambda amax, scale, rounded: rounded(amax / 6)), "the block scale is stored relative to the tensor's: divide amax / 6 by it, or small tensors underflow in E4M3."),
+        Misconception("block scales that are not rounded", _nvfp4(block=lambda amax, scale, rounded: amax / 6 / scale), "a block scale is stored in E4M3: it has to go through rounded."),
+        Misconception("powers of two", _nvfp4(block=lambda amax, scale, rounded: 2.0 ** math.floor(math.log2(amax / 6 / scale))), "powers of two are the scales of MX. NVFP4's block scales are E4M3 numbers, which fit more closely."),
+        Misconception("forgets that FP4 reaches 6", _nvfp4(block=lambda amax, scale, rounded: rounded(amax / scale)), "the block's amax is to become 6, FP4's largest number, not 1: divide by 6 as well."),
+        Misconception("largest powers of two", _nvfp4(tensor=lambda amaxes: max(amaxes) / (256 * 4)), "256 and 4 are the largest powers of two; the largest numbers are 448 and 6."),
+        Misconception("block multipliers", _nvfp4(block=lambda amax, scale, rounded: rounded(6 * scale / amax)), "the tensor's scale is right; a block's is upside down. It is what an element is multiplied with on the way back: amax / 6 / tensor scale."),
+        Misconception("multipliers instead of scales", _nvfp4(tensor=lambda amaxes: 448 * 6 / max(amaxes), block=lambda amax, scale, rounded: rounded(amax / 6 * scale)), "448 · 6 / amax is the number to multiply with before rounding; stored is its inverse, which dequantises."),
+    ),
+    hints=(
+        "A number is element · block scale · tensor scale, and at the very top 6 · 448 · tensor scale.",
+        "tensor scale = largest amax / (448 · 6). A block's scale takes what is left: amax / 6 / tensor scale, rounded to E4M3.",
+        "return tensor_scale, [rounded(amax / ___ / ___) for amax in amaxes]",
+    ),
+)
+
 # ---- 09-4
+
+
+def delayed_scales(amaxes: list, fmt, length: int) -> list:
+    history, scale, used = [], 1.0, []
+    for amax in amaxes:
+        used.append(scale)
+        history = [*history, amax][-length:]
+        if max(history) > 0:
+            scale = fmt.max / max(history)
+    return used
+
+
+def _delayed(chosen=lambda history, length: max(history[-length:]), first=1.0, over=lambda fmt, amax: fmt.max / amax, late=1):
+    """Delayed scaling with another amax chosen from the whole history, another start, another quotient, another delay."""
+
+    def solve(amaxes, fmt, length):
+        scales = [first]
+        for step in range(1, len(amaxes) + 1):
+            amax = chosen(amaxes[:step], length)
+            scales.append(over(fmt, amax) if amax > 0 else scales[-1])
+        return (scales[1:] if late == 0 else [first] * (late - 1) + scales)[: len(amaxes)]
+
+    return solve
+
+
+DELAYED = Exercise(
+    id="09-4",
+    title="the scale that each step uses under delayed scaling",
+    difficulty="medium",
+    minutes=10,
+    why="Each step is scaled by what the steps before it were; its own amax is known too late, and goes into the history for the next ones.",
+    reference=delayed_scales,
+    cases=(
+        ([1.0, 1.0, 1.0], E4M3, 4), ([1.0, 4.0, 1.0, 1.0, 1.0], E4M3, 2), ([2.0, 64.0, 2.0, 2.0, 2.0, 2.0], E4M3, 3), ([0.5, 0.25, 0.125, 0.0625], E5M2, 2),
+        ([0.0, 0.0, 3.0, 1.0], E4M3, 3), ([8.0, 1.0, 2.0, 4.0, 1.0, 1.0, 1.0], E4M3, 1), ([5.0], E4M3, 16), ([1.0, 0.0, 0.0, 0.0, 2.0], E4M3, 2),
+        ([3.0, 1.0, 2.0, 1.0, 1.0, 1.0, 7.0, 1.0], E4M3, 4), ([1.0, 2.0, 3.0, 4.0, 5.0], E5M2, 3), ([], E4M3, 2),
+    ),  # fmt: skip
+    same=near,
+    show=lambda amaxes, fmt, length: f"amaxes {amaxes}, {fmt.name}, a history of {length}",
+    remark=lambda got, wanted: f"{len(got)} scales for {len(wanted)} steps: write down the scale that each step uses." if isinstance(got, list) and len(got) != len(wanted) else "",
+    misconceptions=(
+        Misconception("current scaling", _delayed(chosen=lambda history, length: history[-1], late=0), "this looks at the step's own amax: it is current scaling, which never bites and costs one more pass over the tensor."),
+        Misconception("the step is in its own history", _delayed(late=0), "the step's own amax goes into the history before the scale is taken: it is known only when the step is over."),
+        Misconception("the most recent amax only", _delayed(chosen=lambda history, length: history[-1]), "only the last step counts here. That rule exists (most_recent), but this history keeps `length` of them and takes the largest."),
+        Misconception("nothing is ever forgotten", _delayed(chosen=lambda history, length: max(history)), "the largest of all steps: what is older than `length` steps has to drop out, or one spike holds the scale down for good."),
+        Misconception("one step too short", _delayed(chosen=lambda history, length: max(history[-max(1, length - 1) :])), "the history forgets one step too early: it holds `length` of them."),
+        Misconception("one step too long", _delayed(chosen=lambda history, length: max(history[-length - 1 :])), "the history holds one step too many: drop the oldest when there are more than `length`."),
+        Misconception("the smallest amax", _delayed(chosen=lambda history, length: min(history[-length:])), "the smallest amax gives the largest scale, under which every larger step saturates: take the maximum."),
+        Misconception("the mean amax", _delayed(chosen=lambda history, length: sum(history[-length:]) / len(history[-length:])), "a mean lies below the maximum, so that a part of the steps saturates: take the maximum."),
+        Misconception("the inverse", _delayed(over=lambda fmt, amax: amax / fmt.max), "amax / fmt.max is what the result is multiplied with afterwards. The scale is fmt.max / amax."),
+        Misconception("zeros set it back", lambda amaxes, fmt, length: [fmt.max / most if (most := max(amaxes[max(0, i - length) : i], default=0)) else 1.0 for i in range(len(amaxes))], "where the whole history is zero, the scale goes back to 1 here: keep the last scale, there is nothing newer to go by."),
+        Misconception("two steps late", _delayed(late=2), "a step later than need be: the amax of step n can serve step n + 1."),
+    ),
+    hints=(
+        "What is known when a step begins? Write the scale down before you look at its amax.",
+        "Keep the last `length` amaxes. After each step: scale = fmt.max / largest of them, unless that is 0.",
+        "for amax in amaxes: used.append(scale); history = [*history, amax][___:]; if max(history) > 0: scale = ___",
+    ),
+)
+
+# ---- 09-5
 
 
 def blocked_dot(a: list, b: list, scales_a: list, scales_b: list, block: int) -> float:
@@ -253,7 +312,7 @@ def _after_the_sum(scale):
 
 
 DOT = Exercise(
-    id="09-4",
+    id="09-5",
     title="a dot product of two quantised vectors whose blocks have scales of their own",
     difficulty="medium",
     minutes=8,
@@ -284,50 +343,4 @@ DOT = Exercise(
     ),
 )
 
-# ---- 09-5
-
-
-def nvfp4_scales(amaxes: list, rounded) -> tuple[float, list]:
-    tensor_scale = max(amaxes) / (448 * 6)
-    return tensor_scale, [rounded(amax / 6 / tensor_scale) for amax in amaxes]
-
-
-def _nvfp4(tensor=lambda amaxes: max(amaxes) / (448 * 6), block=lambda amax, scale, rounded: rounded(amax / 6 / scale)):
-    def solve(amaxes, rounded):
-        scale = tensor(amaxes)
-        return scale, [block(amax, scale, rounded) for amax in amaxes]
-
-    return solve
-
-
-NVFP4 = Exercise(
-    id="09-5",
-    title="the two levels of scales of NVFP4",
-    difficulty="hard",
-    minutes=10,
-    why="Six is the last number of FP4, 448 that of the block scales: the tensor's scale brings the largest block scale to 448, and each block scale its block's amax to about 6.",
-    reference=nvfp4_scales,
-    cases=tuple((amaxes, saturating(E4M3)) for amaxes in (
-        [1.0, 0.5, 0.25], [2688.0, 6.0, 60.0], [3.0], [0.7, 0.33, 0.11, 0.05], [1e-6, 3e-7, 9e-7], [100.0, 99.0, 13.0, 7.0], [5.0, 5.0], [12.0, 1.1, 3.7, 0.9, 8.8],
-    )),  # fmt: skip
-    same=lambda got, wanted: len(got) == 2 and near(got[0], wanted[0]) and near(list(got[1]), wanted[1]),
-    show=lambda amaxes, rounded: f"amaxes of the blocks {amaxes}",
-    remark=lambda got, wanted: "return both: the tensor's scale and the list of block scales." if isinstance(got, (int, float, list)) else "",
-    misconceptions=(
-        Misconception("the tensor's scale for FP4 alone", _nvfp4(tensor=lambda amaxes: max(amaxes) / 6), "with amax / 6 the largest block scale is 1, and E4M3's room up to 448 lies idle: divide by 448 · 6."),
-        Misconception("the tensor's scale for FP8 alone", _nvfp4(tensor=lambda amaxes: max(amaxes) / 448), "the elements are FP4 and reach 6, on top of the block scale's 448: divide by 448 · 6."),
-        Misconception("blocks without the tensor's scale", _nvfp4(block=lambda amax, scale, rounded: rounded(amax / 6)), "the block scale is stored relative to the tensor's: divide amax / 6 by it, or small tensors underflow in E4M3."),
-        Misconception("block scales that are not rounded", _nvfp4(block=lambda amax, scale, rounded: amax / 6 / scale), "a block scale is stored in E4M3: it has to go through rounded."),
-        Misconception("powers of two", _nvfp4(block=lambda amax, scale, rounded: 2.0 ** math.floor(math.log2(amax / 6 / scale))), "powers of two are the scales of MX. NVFP4's block scales are E4M3 numbers, which fit more closely."),
-        Misconception("forgets that FP4 reaches 6", _nvfp4(block=lambda amax, scale, rounded: rounded(amax / scale)), "the block's amax is to become 6, FP4's largest number, not 1: divide by 6 as well."),
-        Misconception("largest powers of two", _nvfp4(tensor=lambda amaxes: max(amaxes) / (256 * 4)), "256 and 4 are the largest powers of two; the largest numbers are 448 and 6."),
-        Misconception("multipliers instead of scales", _nvfp4(tensor=lambda amaxes: 448 * 6 / max(amaxes), block=lambda amax, scale, rounded: rounded(amax / 6 * scale)), "448 · 6 / amax is the number to multiply with before rounding; stored is its inverse, which dequantises."),
-    ),
-    hints=(
-        "A number is element · block scale · tensor scale, and at the very top 6 · 448 · tensor scale.",
-        "tensor scale = largest amax / (448 · 6). A block's scale takes what is left: amax / 6 / tensor scale, rounded to E4M3.",
-        "return tensor_scale, [rounded(amax / ___ / ___) for amax in amaxes]",
-    ),
-)
-
-EXERCISES = (SCALE, DELAYED, MX, DOT, NVFP4)
+EXERCISES = (SCALE, MX, NVFP4, DELAYED, DOT)

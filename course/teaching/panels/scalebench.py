@@ -20,8 +20,8 @@ SHAPE, PLACE, ELSEWHERE = (128, 256), (5, 37), (100, 200)  # ELSEWHERE shares no
 
 # Each recipe quantises x; `before` is the tensor of the step before, which had no outlier yet.
 RECIPES = {
-    "E4M3, no scale": lambda x, before: with_multiplier(x, E4M3, 1.0),
-    "E5M2, no scale": lambda x, before: with_multiplier(x, E5M2, 1.0),
+    "E4M3, no scale": lambda x, before: with_multiplier(x, E4M3, 1.0, 0),
+    "E5M2, no scale": lambda x, before: with_multiplier(x, E5M2, 1.0, 0),
     "E4M3, one scale": lambda x, before: scaled(x, E4M3),
     "E5M2, one scale": lambda x, before: scaled(x, E5M2),
     "E4M3, delayed": lambda x, before: with_multiplier(x, E4M3, scale_for(before.abs().max(), E4M3)),
