@@ -138,6 +138,43 @@ SOFTMAX = Exercise(
 # ---- 07-3
 
 
+def mask_value(fmt: FloatFormat, largest_score: float) -> float:
+    return -fmt.decode(fmt.encode(fmt.max - largest_score, "toward-zero"))
+
+
+def _safe(fmt, largest):
+    return mask_value(fmt, largest)
+
+
+MASK = Exercise(
+    id="07-3",
+    title="the most negative mask that can be added to any score without overflow",
+    difficulty="medium",
+    minutes=8,
+    why="A mask is added to scores of both signs. The format's own minimum plus a negative score is -Inf, and a row of nothing but -Inf gives NaN.",
+    reference=mask_value,
+    cases=tuple((fmt, largest) for fmt in (FP16, BF16) for largest in (0.0, 16.0, 100.0, 1000.0)) + ((FP16, 20000.0),),
+    same=lambda got, wanted: float(got) == wanted,
+    show=lambda fmt, largest: f"{fmt.name}, scores between −{largest} and {largest}",
+    misconceptions=(
+        Misconception("minus a billion", lambda fmt, largest: -1e9, "-1e9 is beyond FP16: torch refuses to fill with it, and a cast makes it -Inf."),
+        Misconception("minus infinity", lambda fmt, largest: -math.inf, "-Inf makes NaN of a row that is masked wholly; and it was to be finite."),
+        Misconception("the minimum of the format", lambda fmt, largest: -fmt.max, "the minimum plus a negative score rounds to -Inf once the score is half a gap or more: leave room for it."),
+        Misconception("room in the wrong direction", lambda fmt, largest: -fmt.max - largest, "this is beyond the format: the mask has to be less negative than the minimum, by the largest score."),
+        Misconception("not a number of the format", lambda fmt, largest: -(fmt.max - largest), "this may be no number of the format, and storing it could round away from zero: take the next one towards zero."),
+        Misconception("positive", lambda fmt, largest: mask_value(fmt, largest) * -1, "the sign: a mask has to be very negative."),
+    ),
+    hints=(
+        "The sum of mask and score must not go below −fmt.max, for the most negative score.",
+        "−(fmt.max − largest_score), as a number of the format: fmt.encode(x, \"toward-zero\").",
+        'return -fmt.decode(fmt.encode(___, "toward-zero"))',
+    ),
+)
+
+
+# ---- 07-4
+
+
 def mean_square(values: list, rounded) -> float:
     largest = max(abs(value) for value in values)
     if largest == 0:
@@ -168,7 +205,7 @@ def _clipped(values, rounded):
 
 
 MEAN_SQUARE = Exercise(
-    id="07-3",
+    id="07-4",
     title="the mean of squares of FP16 numbers, without overflow or underflow",
     difficulty="medium",
     minutes=10,
@@ -187,43 +224,6 @@ MEAN_SQUARE = Exercise(
         "Divide by something before squaring, and undo it after the mean. What does a power of two cost in rounding?",
         "2.0 ** math.frexp(largest)[1] is a power of two just above the largest magnitude.",
         "return sum(squares) / len(squares) * ___",
-    ),
-)
-
-
-# ---- 07-4
-
-
-def mask_value(fmt: FloatFormat, largest_score: float) -> float:
-    return -fmt.decode(fmt.encode(fmt.max - largest_score, "toward-zero"))
-
-
-def _safe(fmt, largest):
-    return mask_value(fmt, largest)
-
-
-MASK = Exercise(
-    id="07-4",
-    title="the most negative mask that can be added to any score without overflow",
-    difficulty="medium",
-    minutes=8,
-    why="A mask is added to scores of both signs. The format's own minimum plus a negative score is -Inf, and a row of nothing but -Inf gives NaN.",
-    reference=mask_value,
-    cases=tuple((fmt, largest) for fmt in (FP16, BF16) for largest in (0.0, 16.0, 100.0, 1000.0)) + ((FP16, 20000.0),),
-    same=lambda got, wanted: float(got) == wanted,
-    show=lambda fmt, largest: f"{fmt.name}, scores between −{largest} and {largest}",
-    misconceptions=(
-        Misconception("minus a billion", lambda fmt, largest: -1e9, "-1e9 is beyond FP16: torch refuses to fill with it, and a cast makes it -Inf."),
-        Misconception("minus infinity", lambda fmt, largest: -math.inf, "-Inf makes NaN of a row that is masked wholly; and it was to be finite."),
-        Misconception("the minimum of the format", lambda fmt, largest: -fmt.max, "the minimum plus a negative score rounds to -Inf once the score is half a gap or more: leave room for it."),
-        Misconception("room in the wrong direction", lambda fmt, largest: -fmt.max - largest, "this is beyond the format: the mask has to be less negative than the minimum, by the largest score."),
-        Misconception("not a number of the format", lambda fmt, largest: -(fmt.max - largest), "this may be no number of the format, and storing it could round away from zero: take the next one towards zero."),
-        Misconception("positive", lambda fmt, largest: mask_value(fmt, largest) * -1, "the sign: a mask has to be very negative."),
-    ),
-    hints=(
-        "The sum of mask and score must not go below −fmt.max, for the most negative score.",
-        "−(fmt.max − largest_score), as a number of the format: fmt.encode(x, \"toward-zero\").",
-        'return -fmt.decode(fmt.encode(___, "toward-zero"))',
     ),
 )
 
@@ -257,4 +257,4 @@ POSITIONS = Exercise(
     ),
 )
 
-EXERCISES = (DTYPE, SOFTMAX, MEAN_SQUARE, MASK, POSITIONS)
+EXERCISES = (DTYPE, SOFTMAX, MASK, MEAN_SQUARE, POSITIONS)
