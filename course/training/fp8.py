@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from course.numerics import E2M1, E4M3, E5M2, FloatFormat
-from course.numerics.scales import DelayedScale, hadamard, mx, nvfp4, scaled, with_multiplier
+from course.numerics.scales import DelayedScale, hadamard, mx, nvfp4, quality, scaled, with_multiplier
 from course.training import RunError
 
 SCALINGS = ("unscaled", "tensor", "delayed", "row", "block", "mx", "nvfp4")
@@ -75,28 +75,37 @@ RECIPES = {
 
 
 def rounded(x, recipe, role, history=None, generator=None):
-    """A matrix (rows, inner) under a recipe, dequantised; `inner` is summed over. `role` is activation, weight or gradient.
+    """What `quantised` stands for, in float32.
+
+    >>> rounded(torch.tensor([[1000.0, 0.3]]), RECIPES["unscaled E4M3 / E4M3"], "activation")
+    tensor([[4.4800e+02, 3.1250e-01]])
+    """
+    return quantised(x, recipe, role, history, generator).dequantise()
+
+
+def quantised(x, recipe, role, history=None, generator=None):
+    """A matrix (rows, inner) under a recipe, as a `Quantised`; `inner` is summed over. `role` is activation, weight or gradient.
 
     `history` is the role's `DelayedScale`: its multiplier is used, then it learns this matrix's amax. `generator` is a
     `torch.Generator` for stochastic rounding. Raises `ValueError` where blocks do not fit the matrix.
 
-    >>> rounded(torch.tensor([[1000.0, 0.3]]), RECIPES["unscaled E4M3 / E4M3"], "activation")
-    tensor([[4.4800e+02, 3.1250e-01]])
+    >>> quantised(torch.tensor([[1.0, 2.0]]), RECIPES["current E4M3 / E4M3"], "weight").values
+    tensor([[224., 448.]])
     """
     fmt = recipe.backward if role == "gradient" else recipe.forward
     rounding = recipe.gradient_rounding if role == "gradient" else "nearest-even"
     options = {"rounding": rounding, "generator": generator if rounding == "stochastic" else None}
     if recipe.scaling == "mx":
-        return mx(x, fmt, recipe.rule, **options).dequantise()
+        return mx(x, fmt, recipe.rule, **options)
     if recipe.scaling == "nvfp4":
-        return nvfp4(x, (16, 16) if role == "weight" else (1, 16), **options).dequantise()
+        return nvfp4(x, (16, 16) if role == "weight" else (1, 16), **options)
     if recipe.scaling in ("unscaled", "delayed"):
         found = with_multiplier(x, fmt, history.multiplier if history else 1.0, **options)
         if history:
             history.update(x.abs().max())
-        return found.dequantise()
+        return found
     block = {"tensor": None, "row": "row", "block": (128, 128) if role == "weight" else (1, 128)}[recipe.scaling]
-    return scaled(x, fmt, block, recipe.power_of_two, **options).dequantise()
+    return scaled(x, fmt, block, recipe.power_of_two, **options)
 
 
 class _Product(torch.autograd.Function):
@@ -211,6 +220,24 @@ def compare(short, exact) -> tuple[float, float]:
     """
     short, exact = short.double(), exact.double()
     return ((short * exact).sum() / exact.square().sum()).item(), ((short - exact).norm() / exact.norm()).item()
+
+
+def weight_gradient(x, gradient, recipe, seed=0) -> tuple:
+    """What becomes of a linear layer's weight gradient, gradientᵀ · x: (part kept, relative error, `Quality` of its gradient operand).
+
+    `x` is (rows, in), `gradient` (rows, out); the first two numbers are those of `compare`. The operand is judged as the product
+    sees it: along the rows, and after the recipe's transform.
+
+    >>> kept, error, found = weight_gradient(torch.eye(16), torch.eye(16), RECIPES["NVFP4, nearest"])
+    >>> kept, error, found.sqnr
+    (1.0, 0.0, inf)
+    """
+    layer = nn.Linear(x.shape[1], gradient.shape[1], bias=False)
+    made = convert(nn.Sequential(layer), recipe, lambda module, name: name == "0", seed)
+    made(x).backward(gradient)
+    turned = hadamard(gradient.T, HADAMARD, made[0].signs) if recipe.mixed else gradient.T
+    dice = torch.Generator().manual_seed(seed)
+    return *compare(layer.weight.grad, gradient.T @ x), quality(turned, quantised(turned, recipe, "gradient", generator=dice))
 
 
 # ---- accumulators that are too short
