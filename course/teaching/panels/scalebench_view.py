@@ -154,7 +154,8 @@ def _live_table(state):
         f'<tr><th scope="row">{button(f"recipe {i}", name, pressed=state.chosen == i)}</th>' + "".join(f"<td>{rich(cell)}</td>" for cell in _cells(state, result)) + "</tr>"
         for i, (name, result) in enumerate(_results(state).items())
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    # Seven columns have to fit beside an open side bar.
+    return f'<table style="font-size:11px"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _cells(state, result, mark=""):
