@@ -6,7 +6,6 @@ and fake tensors are no public interface: `policies` raises `RunError` where a t
 """
 
 import logging
-import os
 import warnings
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from course.training import RunError
+from course.training.files import silent_errors
 
 LOWER, FULL, WIDEST, REFUSED, UNKNOWN = "lower precision", "fp32", "widest input", "refused", "not probed"
 _KEYS = {"cuda": "AutocastCUDA", "cpu": "AutocastCPU", "xpu": "AutocastXPU", "mps": "AutocastMPS"}
@@ -127,14 +127,10 @@ def _silenced(name):
     """Keep a logger quiet (fake tensors report every call that does not suit them), and C++ code, which warns past Python."""
     logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
     try:
-        yield
+        with silent_errors():
+            yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
         logger.disabled = before
 
 

@@ -4,15 +4,15 @@ Phases are timed with the device synchronised between them. Kinds come from torc
 that of the operations within it taken away, so that nothing counts twice and the kinds add up to the whole.
 """
 
-import os
 import re
 import statistics
 import time
-from contextlib import contextmanager
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from course.training.files import silent_errors
 
 PHASES = ("forward", "backward", "optimizer")
 KINDS = ("matmul", "attention", "elementwise", "optimizer", "casts", "rest")
@@ -60,14 +60,14 @@ def kinds(run, batch) -> dict:
     accelerated = run.plan.torch_type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * accelerated
     found = profile(activities=activities)
-    with _silent():
+    with silent_errors():  # the profiler's library writes notes of its own when it starts and stops
         found.start()
     try:
         for index in range(STEPS):
             with record_function(f"{_STEP}{index}"):
                 _one_step(run, batch, index, accelerated)
     finally:
-        with _silent():
+        with silent_errors():
             found.stop()
     return _shares(found.events(), accelerated)
 
@@ -126,16 +126,3 @@ def _kind(names):
     if "aten::_to_copy" in names:
         return "casts"
     return next((kind for kind, pattern in _PATTERNS.items() if re.search(pattern, names[0])), "rest")
-
-
-@contextmanager
-def _silent():
-    """The profiler's library writes notes of its own to the process's error stream when it starts and stops."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)

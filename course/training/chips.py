@@ -13,6 +13,7 @@ from course.training import RunError
 from course.training.capabilities import emulated_dtypes, native_dtypes
 from course.training.hardware import Device
 from course.training.recipes import recommended
+from course.training.roofline import amdahl
 
 _FILE = Path(__file__).parents[2] / "data" / "chips.yaml"
 
@@ -90,4 +91,4 @@ def step_speedup(share, gain) -> float:
     """
     if not 0 <= share <= 1 or not gain > 0:
         raise ValueError(f"share={share!r}, gain={gain!r}: give a share from 0 to 1 and a positive gain")
-    return 1 / (1 - share + share / gain)
+    return amdahl({"products": share, "rest": 1 - share}, {"products": gain})

@@ -1,7 +1,8 @@
-"""Writing files so that a crash at any moment leaves the old file or the new one, never half of either."""
+"""Writing files so that a crash at any moment leaves the old file or the new one, never half of either; and hushing C++ code."""
 
 import os
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,3 +30,21 @@ def write_atomically(path, data) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+@contextmanager
+def silent_errors():
+    """Within it nothing reaches the process's error stream, not even from C++ code, which writes past Python.
+
+    >>> with silent_errors():
+    ...     os.write(2, b"not seen")
+    8
+    """
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
