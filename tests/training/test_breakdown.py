@@ -9,20 +9,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from course.training import breakdown, corpus, hardware
 from course.training.breakdown import KINDS, PHASES, kinds, phases, step_breakdown
-from course.training.loop import Run, Settings, reproducible
+from course.training.loop import Run, Settings
 from course.training.models import GPTConfig
 from course.training.recipes import plan
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with reproducible(1):
-        yield
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return hardware.probe().cpu
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(cpu, name, width=64):

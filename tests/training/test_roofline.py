@@ -5,21 +5,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from course.training import corpus, hardware, roofline
-from course.training.loop import Run, Settings, reproducible
+from course.training.loop import Run, Settings
 from course.training.models import GPTConfig
 from course.training.recipes import plan
 from course.training.roofline import amdahl, attainable, compare, fastest, intensity, linear_layers, linear_seconds, step_flops
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with reproducible(1):
-        yield
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return hardware.probe().cpu
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(cpu, name, config, batch=2):
