@@ -11,6 +11,7 @@ import torch
 
 from course.numerics.formats import FP32
 from course.numerics.rounding import cast
+from course.numerics.scales import scaled
 from course.training import RunError
 
 ORDERS = ("ring", "tree", "wide")
@@ -75,6 +76,24 @@ def short(fmt):
     return lambda x: Sent(cast(x, fmt), fmt.bits * x.numel())
 
 
+def scaled_short(fmt, block=None):
+    """A compressor that brings the largest number to the top of `fmt`, rounds, and sends the FP32 scale along.
+
+    `block`: a scale for each block of that shape, for a matrix; see `course.numerics.scales.scaled`. Overflow saturates.
+
+    >>> from course.numerics import E4M3
+    >>> tiny = torch.tensor([2.0**-20, 2.0**-21])
+    >>> short(E4M3)(tiny).values.tolist(), torch.equal(scaled_short(E4M3)(tiny).values, tiny), scaled_short(E4M3)(tiny).bits
+    ([0.0, 0.0], True, 48)
+    """
+
+    def compress(x):
+        quantised = scaled(x, fmt, block)
+        return Sent(quantised.dequantise(), fmt.bits * x.numel() + quantised.scale_bits)
+
+    return compress
+
+
 def top_k(share, index_bits=32):
     """A compressor that sends the share of numbers largest in magnitude, in FP32, each with the place it belongs to.
 
@@ -84,10 +103,11 @@ def top_k(share, index_bits=32):
     return lambda x: _chosen(x, x.flatten().abs().topk(_count(share, x)).indices, 32 + index_bits)
 
 
-def random_k(share, generator):
+def random_k(share, generator, unbiased=True):
     """A compressor that sends a random share of the numbers, made larger by 1/share, so that it is right on average.
 
-    All processes throw the same dice, so no places are sent.
+    All processes throw the same dice, so no places are sent. With `ErrorFeedback` it must not be made larger (`unbiased=False`): a memory
+    of what was left out needs a compressor that never sends more than it was given, or the memory grows without end.
 
     >>> random_k(0.5, torch.Generator().manual_seed(0))(torch.ones(4)).values.sum().item()
     4.0
@@ -96,7 +116,7 @@ def random_k(share, generator):
     def compress(x):
         places = torch.randperm(x.numel(), generator=generator)[: _count(share, x)]
         sent = _chosen(x, places, 32)
-        return Sent(sent.values * (x.numel() / len(places)), sent.bits)
+        return Sent(sent.values * (x.numel() / len(places)), sent.bits) if unbiased else sent
 
     return compress
 

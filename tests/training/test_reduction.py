@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from course.numerics import BF16, E5M2, FP16, FP32
+from course.numerics import BF16, E4M3, E5M2, FP16, FP32
 from course.training import RunError
-from course.training.reduction import ErrorFeedback, PowerSGD, all_reduce, random_k, short, top_k
+from course.training.reduction import ErrorFeedback, PowerSGD, all_reduce, random_k, scaled_short, short, top_k
 
 
 def parts(count, size=37, seed=0, scale=1.0):
@@ -103,3 +103,18 @@ def test_error_feedback_loses_nothing_for_good(make):
         sent, lost, wanted = sent + with_memory(x).values, lost + without(x).values, wanted + x
     assert torch.allclose(sent + with_memory.memory, wanted, atol=1e-3)
     assert (sent - wanted).norm() < 0.1 * wanted.norm() and (sent - wanted).norm() < 0.5 * (lost - wanted).norm()
+
+
+def test_a_scale_of_its_own_brings_small_gradients_into_eight_bits():
+    x = parts(8, 16, scale=2.0**-20)
+    assert not short(E4M3)(x).values.any() and short(E4M3)(x).bits == 8 * 128
+    for block, scales in ((None, 1), ((1, 4), 32)):
+        sent = scaled_short(E4M3, block)(x)
+        assert ((sent.values - x).norm() / x.norm()) < 0.05 and sent.bits == 8 * 128 + 32 * scales
+    assert torch.equal(scaled_short(E4M3)(x).values.abs().max(), x.abs().max())
+
+
+def test_random_places_with_and_without_the_factor():
+    x = torch.ones(100)
+    pairs = [random_k(0.25, torch.Generator().manual_seed(0), unbiased)(x) for unbiased in (True, False)]
+    assert torch.equal(pairs[0].values, 4 * pairs[1].values) and pairs[0].values.sum() == 100 and pairs[0].bits == pairs[1].bits
