@@ -1,5 +1,6 @@
 """Two kinds of noise in a gradient: that of drawing a mini-batch, and that of rounding; and what is no noise but a bias."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,11 +17,27 @@ class Noise:
     bias: float  # ‖mean of what rounding did‖: this part no average over mini-batches takes away
     cosine: float  # between a mini-batch's gradient and its rounded twin
     between: float  # between the gradients of two mini-batches
+    kept: float  # what a gradient's rounded twin holds of it: 1 if rounding does not shrink it along its own direction
 
     @property
     def ratio(self) -> float:
         """How many times as large the noise of mini-batches is as that of rounding."""
         return self.batch / self.rounding if self.rounding else float("inf")
+
+    @property
+    def shared(self) -> float:
+        """The share of the rounding error that all n mini-batches have in common: 1 if it is the same for all, 1/√n if independent."""
+        return self.bias / self.rounding if self.rounding else 0.0
+
+    @property
+    def turn(self) -> float:
+        """The angle, in degrees, that belongs to `cosine`: how far rounding turns a gradient."""
+        return math.degrees(math.acos(min(1.0, max(-1.0, self.cosine))))
+
+    @property
+    def apart(self) -> float:
+        """The angle, in degrees, that belongs to `between`: how far apart the gradients of two mini-batches point."""
+        return math.degrees(math.acos(min(1.0, max(-1.0, self.between))))
 
 
 def gradients(model, loss, batches, context=nullcontext):
@@ -54,8 +71,8 @@ def noise(exact, rounded) -> Noise:
     for fewer than two mini-batches, or where the shapes differ.
 
     >>> found = noise(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), torch.tensor([[1.0, 1.5], [1.0, -1.5]]))
-    >>> found.signal, found.rounding, found.bias, round(found.batch, 3)
-    (1.0, 0.5, 0.0, 1.414)
+    >>> found.signal, found.rounding, found.bias, round(found.batch, 3), found.kept
+    (1.0, 0.5, 0.0, 1.414, 1.25)
     """
     if exact.shape != rounded.shape or len(exact) < 2:
         raise ValueError(f"shapes {tuple(exact.shape)} and {tuple(rounded.shape)}: give the same two or more mini-batches for both")
@@ -70,4 +87,5 @@ def noise(exact, rounded) -> Noise:
         bias=error.mean(0).norm().item(),
         cosine=torch.cosine_similarity(exact, rounded).mean().item(),
         between=pairs.item(),
+        kept=((exact * rounded).sum(1) / exact.square().sum(1)).mean().item(),
     )

@@ -82,8 +82,25 @@ def test_every_action():
     assert [(s.e, s.m) for s in (do(state, f"preset {i}") for i in range(len(PRESETS)))] == list(PRESETS.values())
     assert do(state, "budget", "12").budget == 12 and do(state, "budget", "99").budget == BUDGETS[-1] and do(state, "budget", "1").budget == 4
     assert do(do(state, "cell 8 7"), "restart") == state
+    assert [do(state, "split", value).e for value in ("2", "5", "8", "0")] == [2, 5, 7, 2]  # seven exponent bits leave none for a mantissa
     with pytest.raises(ValueError, match="is no action"):
         do(state, "jump")
+
+
+def test_a_format_of_ones_own_lies_on_the_budget():
+    """Both sliders point at a split of the budget; what they show is what the map is asked."""
+    for budget in BUDGETS:
+        lot = [(e, m) for e, m, _ in splits(Condition(), budget)]
+        assert phasemap.ends(budget) == (lot[0][0], lot[-1][0])
+        moved = do(PhaseState(), "budget", str(budget))
+        assert (moved.e, moved.m) in lot and 1 + moved.e + moved.m == budget
+        for e in range(1, 10):
+            own = do(moved, "split", str(e))
+            assert (own.e, own.m) == min(lot, key=lambda place: abs(place[0] - e))
+            assert f"Your split: E{own.e}M{own.m}" in view(own) and f'value="{own.e}" data-act="split"' in view(own)
+    assert say(PhaseState()).endswith("Your split is number 3 of 6.") and say(PhaseState(e=5, m=2)).endswith("Your split is number 1 of 6.")
+    assert "Your split" not in say(PhaseState(e=8, m=7))  # sixteen bits, and the budget is eight
+    assert "Your split: E7M0" in view(PhaseState(e=8, m=7))  # the nearest that the budget allows
 
 
 def test_what_was_not_recorded_is_said():

@@ -22,6 +22,16 @@ def test_by_hand():
     assert found.cosine == pytest.approx((3 / 10**0.5 + 1 + 1) / 3)
 
 
+def test_angles_and_shares_are_those_of_vectors_that_can_be_drawn():
+    exact = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = noise(exact, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))  # each is turned by 45 degrees, and not shortened along itself
+    assert found.turn == pytest.approx(45) and found.apart == pytest.approx(90) and found.kept == 1
+    assert found.shared == pytest.approx(0.5**0.5)  # errors (0, 1) and (−1, 0): the mean of two independent ones
+    same = noise(exact, exact - 0.25)
+    assert same.shared == pytest.approx(1) and same.kept == pytest.approx(0.75)
+    assert noise(exact, exact).shared == 0 and noise(exact, -exact).turn == pytest.approx(180) and noise(exact, exact).turn == 0
+
+
 def test_a_bias_is_what_averaging_leaves():
     exact = torch.zeros(100, 4) + torch.arange(100.0)[:, None]
     assert noise(exact, exact + 0.5).bias == pytest.approx(1.0) and noise(exact, exact).ratio == float("inf")

@@ -37,7 +37,7 @@ class PhaseState:
 
 @can_start_over
 def update(state: PhaseState, action: dict) -> PhaseState:
-    """Apply one action: task n | rate n | stored n | scaling n | cell e m | up | down | budget | preset n | restart."""
+    """Apply one action: task n | rate n | stored n | scaling n | cell e m | up | down | budget | split | preset n | restart."""
     name, *rest = action["act"].split()
     state = replace(state, message="")
     if name == "task":
@@ -53,12 +53,31 @@ def update(state: PhaseState, action: dict) -> PhaseState:
     if name == "preset":
         return _pointed(state, *list(PRESETS.values())[int(rest[0])])
     if name == "budget":
-        return replace(state, budget=min(BUDGETS[-1], max(BUDGETS[0], int(action["value"]))))
+        return _designed(replace(state, budget=min(BUDGETS[-1], max(BUDGETS[0], int(action["value"])))), state.e)
+    if name == "split":
+        return _designed(state, int(action["value"]))
     raise ValueError(f"{name!r} is no action of this panel")
 
 
 def _pointed(state, e, m):
     return replace(state, e=min(8, max(2, e)), m=min(10, max(0, m)))
+
+
+def ends(budget) -> tuple:
+    """The fewest and the most exponent bits of the splits of a budget that are on the map.
+
+    >>> ends(8), ends(16)
+    ((2, 7), (5, 8))
+    """
+    spent = budget - 1
+    return max(EXPONENT_BITS[0], spent - MANTISSA_BITS[-1]), min(EXPONENT_BITS[-1], spent - MANTISSA_BITS[0])
+
+
+def _designed(state, e):
+    """Point at the split of the budget with `e` exponent bits, or the nearest one."""
+    fewest, most = ends(state.budget)
+    e = min(most, max(fewest, e))
+    return replace(state, e=e, m=state.budget - 1 - e)
 
 
 def _kept(state, changed):
@@ -136,7 +155,7 @@ def splits(condition, budget) -> list:
 class PhaseMap(Panel):
     """The recorded final losses of 77 formats as a map of exponent bits × mantissa bits, under a condition that you choose.
 
-    `stored` and `scaling` as in `course.training.phase.Condition`; `e`, `m` the format that is pointed at; `budget` the bits of
+    Two sliders design a format: how many bits it has, and how many of them are exponent bits. `stored` and `scaling` as in `course.training.phase.Condition`; `e`, `m` the format that is pointed at; `budget` the bits of
     which all splits are marked. Raises `ValueError` for what is not on the map.
 
     >>> PhaseMap(e=8, m=7).state.condition.key

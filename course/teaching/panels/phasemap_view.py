@@ -44,10 +44,26 @@ def view(state) -> str:
         f'<div class="cp-bar">{_choice("Task", "task", list(TASKS), state.task)}{_choice("Learning rate", "rate", rates, rates[state.rate])}</div>'
         f'<div class="cp-bar">{_choice("Weights kept", "stored", STORED, state.stored)}{_choice("Scaling", "scaling", SCALING, state.scaling)}</div>'
         f'<div class="cp-scroll">{_grid(state)}</div>{_legend()}'
-        f'<div class="cp-slide"><span class="cp-label">Bit budget: {state.budget}</span><input type="range" min="4" max="16" step="1" value="{state.budget}" '
-        f'data-act="budget" data-key="budget" aria-label="Bit budget, sign included" aria-valuetext="{state.budget} bits"></div>'
+        f"{_design(state)}"
         f'<div class="cp-cards"><div class="cp-card">{_curve(state)}</div><div class="cp-card" style="min-height:236px">{plain_table(*facts(state))}</div></div>'
         f"{sentence(say(state), state.message)}"
+    )
+
+
+def _design(state):
+    """Two sliders: the bits of a format of one's own, and how many of them are exponent bits."""
+    fewest, most = _model().ends(state.budget)
+    e = min(most, max(fewest, state.e))
+    name = f"E{e}M{state.budget - 1 - e}"
+    return _slider("budget", f"Bit budget: {state.budget}", "Bit budget, sign included", 4, 16, state.budget, f"{state.budget} bits") + _slider(
+        "split", f"Your split: {name}", "Exponent bits of your split", fewest, most, e, name
+    )
+
+
+def _slider(act, shown, label, low, high, value, spoken):
+    return (
+        f'<div class="cp-slide"><span class="cp-label" style="min-width:10em">{shown}</span><input type="range" min="{low}" max="{high}" step="1" '
+        f'value="{value}" data-act="{act}" data-key="{act}" aria-label="{label}" aria-valuetext="{spoken}"></div>'
     )
 
 
@@ -169,8 +185,10 @@ def _budget_words(state):
     if not math.isfinite(best) or _model().class_of(state.condition, best) == "not at all":
         return f"No split of {state.budget} bits learns anything here."
     near = [f"E{e}M{m}" for e, m, loss in rows if loss <= 1.1 * best]
+    own = {f"E{e}M{m}": 1 + sum(other < loss for *_, other in rows) for e, m, loss in rows}.get(f"E{state.e}M{state.m}")
+    place = "" if own is None or len(near) == len(rows) else f" Your split is number {own} of {len(rows)}."
     others = "" if len(near) == len(rows) else f" of {len(rows)} splits"
-    return f"With {state.budget} bits {' and '.join(near)} {'is' if len(near) == 1 else 'are'} best{others} ({best:.3g}, the others more than a tenth above)."
+    return f"With {state.budget} bits {' and '.join(near)} {'is' if len(near) == 1 else 'are'} best{others} ({best:.3g}, the others more than a tenth above).{place}"
 
 
 # ---- where nothing runs
