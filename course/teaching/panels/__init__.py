@@ -14,6 +14,7 @@ _HOME = {
     "ScaleBench": "scalebench",
     "RecipeGuide": "guide",
     "PhaseMap": "phasemap",
+    "ShardLedger": "sharding",
 }
 __all__ = list(_HOME)
 
