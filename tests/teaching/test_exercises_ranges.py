@@ -88,6 +88,8 @@ def short_residual(a, b, rounded, steps):
     ("10-1", lambda bits, smallest, largest: next(((e, bits - 1 - e) for e in range(2, min(8, bits - 1) + 1) if 2.0 ** (2 - 2 ** (e - 1)) <= smallest and largest <= 2.0 ** (2 ** (e - 1))), None), "the smallest normal number"),
     ("10-2", by_formula, "cases agree"),
     ("10-2", lambda w, u: max(0, math.ceil(math.log2(w / u))), "half a gap is enough"),
+    ("10-2", lambda w, u: max(0, math.ceil(math.log2(w / u)) - 1), "two things"),
+    ("10-3", lambda x, o: (sum(c * v for v, c in o) - x, sum(c * abs(v - x) for v, c in o)), "mean *distance* from x"),
     ("10-3", lambda x, o: (sum(c * (v - x) for v, c in o), (sum(c * v * v for v, c in o) - sum(c * v for v, c in o) ** 2 + 1e-30) ** 0.5), "cases agree"),
     ("10-4", long_sum_short_factor, "cases agree"),
     ("10-4", lambda a, b, rounded, steps: b / a, "nothing is short here"),

@@ -111,6 +111,7 @@ NEEDED = Exercise(
         Misconception("a whole gap", _bits(lambda octave, gap, w, u: gap >= u), "this asks for a whole gap: nearest rounding moves from just above half a gap on, so one bit fewer does."),
         Misconception("a tie moves", _bits(lambda octave, gap, w, u: gap / 2 > u), "exactly half a gap is a tie, and a tie may stay (from an even number it does): the update has to be larger than that."),
         Misconception("relative to the weight", _bits(lambda octave, gap, w, u: w * gap / octave / 2 >= u), "the gap is the same in the whole octave: it depends on the power of two at or below the weight, not on the weight itself."),
+        Misconception("relative, and a tie moves", _bits(lambda octave, gap, w, u: w * gap / octave / 2 > u), "two things: the gap belongs to the power of two at or below the weight, not to the weight itself; and exactly half a gap is a tie, which may stay."),
         Misconception("decimal digits", lambda w, u: max(0, math.ceil(math.log10(w / u))), "these are decimal digits: mantissa bits count factors of two."),
         Misconception("one too many", lambda w, u: bits_needed(w, u) + 1, "one too many: stored mantissa bits are counted, the leading 1 is free."),
         Misconception("one too few", lambda w, u: max(0, bits_needed(w, u) - 1), "one too few: with M stored bits half a gap is octave · 2^(−M−1)."),
@@ -162,6 +163,8 @@ BIAS = Exercise(
     same=near,
     misconceptions=(
         Misconception("spread about x", lambda x, o: (bias_and_spread(x, o)[0], _about(x, o)), "that is the root mean square *error*, measured from x: it holds the bias too. The spread is measured from the mean of the outcomes."),
+        Misconception("mean distance", lambda x, o: (bias_and_spread(x, o)[0], sum(p * abs(v - bias_and_spread(x, o)[0] - x) for v, p in o)), "this is the mean *distance* from the mean: the spread is a root mean square, √(mean of the squared distances)."),
+        Misconception("mean distance from x", lambda x, o: (bias_and_spread(x, o)[0], sum(p * abs(v - x) for v, p in o)), "this is the mean *distance* from x: the spread is a root mean square, √(mean of the squared distances), and it is measured from the mean of the outcomes."),
         Misconception("variance", lambda x, o: (bias_and_spread(x, o)[0], bias_and_spread(x, o)[1] ** 2), "this is the variance: the spread is its square root, in the unit of x."),
         Misconception("unweighted", _unweighted, "all outcomes count alike here: weigh each with its chance."),
         Misconception("sign of the bias", lambda x, o: (-bias_and_spread(x, o)[0], bias_and_spread(x, o)[1]), "the sign is turned: the bias is the mean outcome minus the true number."),
@@ -217,6 +220,8 @@ REFINE = Exercise(
         Misconception("sign of the residual", _refine(lambda x, a, b, inv, r: x - r(inv * (b - a * x))), "the sign is turned: the residual is b − a·x, and the correction is added."),
         Misconception("long reciprocal", _refine(lambda x, a, b, inv, r: x + (b - a * x) / a), "nothing is short here: the reciprocal goes through rounded, once, and each correction too."),
         Misconception("correction not rounded", _refine(lambda x, a, b, inv, r: x + inv * (b - a * x)), "the correction is computed in the short format: put it through rounded."),
+        Misconception("short residual", _refine(lambda x, a, b, inv, r: x + r(inv * r(b - a * x))), "the residual goes through rounded as well. Rounded after the subtraction it does little harm; but here only 1/a and each correction are short."),
+        Misconception("divided by a", _refine(lambda x, a, b, inv, r: x + r((b - a * x) / a)), "the residual is divided by the long a: what is short here is the reciprocal, as the factors were in the notebook. Multiply by rounded(1 / a)."),
         Misconception("no better than the first step", lambda a, b, rounded, steps: refine(a, b, rounded, 1), "this is the answer of the first step. Either it is not repeated, or each step solves for b anew, or the products in the residual b − a·x are rounded: it is a small difference of large numbers, and short digits leave nothing of it."),
         Misconception("one step too many", lambda a, b, rounded, steps: refine(a, b, rounded, steps + 1), "one step too many: x starts from 0, and the first step finds the short solution."),
     ),
@@ -259,6 +264,7 @@ ADAM = Exercise(
         Misconception("1 − β", _filter(left=lambda s, n, b: n * (1 - b)), "1 − β₁ is the weight of one gradient; many of them add up, as squares: the sum of ((1 − β₁) β₁^k)² is (1 − β₁)/(1 + β₁)."),
         Misconception("root of 1 − β", _filter(left=lambda s, n, b: n * math.sqrt(1 - b)), "close: the squares of the weights (1 − β₁) β₁^k sum to (1 − β₁)/(1 + β₁), not to 1 − β₁."),
         Misconception("variance instead of spread", _filter(left=lambda s, n, b: n * (1 - b) / (1 + b)), "the squares are missing their root: the spread shrinks by the root of (1 − β₁)/(1 + β₁)."),
+        Misconception("always 0.9", _filter(left=lambda s, n, b: n / math.sqrt(19)), "the root of 19 belongs to β₁ = 0.9 only: the share is the root of (1 − β₁)/(1 + β₁)."),
         Misconception("momentum changes nothing", _filter(left=lambda s, n, b: n), "m is a mean of many gradients: an unbiased noise in them shrinks."),
     ),
     hints=(
