@@ -1,17 +1,27 @@
-"""Training on integer grids, and how errors grow through depth: small networks, five seeds side by side in one batch.
+"""Training on integer grids, and how errors grow through depth: small networks, five seeds side by side in one batch; and recorded GPTs.
 
-What is on a grid is a number of the grid for real; products and sums, losses and Adam are FP32.
+What is on a grid is a number of the grid for real; products and sums, losses and Adam are FP32. `python -m course.training.quantised_runs`
+trains what `data/quantised_runs.json` lacks, a GPT for each way and seed, and writes it after each run: some minutes of one CPU core.
 """
 
+import argparse
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course.training import RunError
-from course.training.models import uniform_layers
-from course.training.quantised import gradient_on, straight_through
+from course.training import RunError, corpus, files, fp8_runs, hardware, records
+from course.training.fp8 import freeze
+from course.training.models import GPT, GPTConfig, uniform_layers
+from course.training.quantised import Grid, gradient_on, quantised, straight_through
+
+RECORD = Path(__file__).parents[2] / "data" / "quantised_runs.json"
+SHAPE, STEPS, LR, SEEDS = GPTConfig(width=64, layers=2, context=32), 200, 2e-3, range(5)
+GRIDS = {grid.name: grid for grid in (Grid(bits, block, rounding=rounding) for bits in (8, 4, 2) for block in ("tensor", "row")
+                                      for rounding in ("nearest-even", "stochastic"))}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,3 +125,70 @@ def _run_deep(kind, weights, x, towards, forward, backward):
         backs.append(x)
     (x * towards).sum().backward()
     return [each.detach() for each in backs], [each.grad for each in fronts]
+
+
+# ---- recorded GPTs
+
+
+def gpt(seed, gradient=None):
+    """A GPT that is ready to train, the gradients of its blocks' products on a grid; "frozen" leaves the linear layers of its blocks untrained."""
+    model = GPT(SHAPE, seed)
+    return freeze(model) if gradient == "frozen" else quantised(model, gradients=gradient, seed=seed)
+
+
+def fit_gpt(name, text, seed, steps=STEPS) -> list:
+    """The loss of each step of a GPT under "FP32", "frozen" or a grid of `GRIDS` for its gradients. Raises `RunError` for another name."""
+    if name not in ("FP32", "frozen", *GRIDS):
+        raise RunError(f"{name!r} is unknown: choose FP32, frozen or one of {'; '.join(GRIDS)}")
+    return fp8_runs.fit(gpt(seed, GRIDS.get(name, "frozen" if name == "frozen" else None)), text, seed, steps, lr=LR)
+
+
+def load(path=RECORD) -> dict:
+    """The record: {name: final loss of each seed, (5,)}, the mean of the last 30 losses.
+
+    >>> sorted(load()) == sorted(["FP32", "frozen", *GRIDS])
+    True
+    """
+    finals = {}
+    for run in json.loads(Path(path).read_text(encoding="utf-8"))["runs"]:
+        finals.setdefault(run["name"], []).append(fp8_runs.final(run["losses_by_tens"]))
+    return {name: np.array(each) for name, each in finals.items()}
+
+
+def provenance(text) -> dict:
+    """With what, where and on which text runs are made."""
+    found = hardware.probe()
+    return {
+        "schema": 1, "command": "python -m course.training.quantised_runs", "started": records.now(),
+        "configuration": {"width": SHAPE.width, "layers": SHAPE.layers, "context": SHAPE.context, "steps": STEPS, "batch": fp8_runs.BATCH,
+                          "lr": LR, "warm_up": fp8_runs.WARM, "optimizer": "AdamW", "threads": 1},
+        "versions": found.versions, "hardware": {"cpu": found.cpu.name, "tier": found.tier}, "execution": "emulated",
+        "corpus": text.as_dict(), "runs": [],
+    }  # fmt: skip
+
+
+def record(path=RECORD, steps=STEPS, todo=None) -> Path:
+    """Train what the record at `path` lacks and write it after each run. Runs of another configuration are not mixed: give another path."""
+    torch.set_num_threads(1)
+    text, path = corpus.load(), Path(path)
+    told = provenance(text)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("configuration", "versions", "corpus"):
+            if before[key] != told[key]:
+                raise ValueError(f"{path} was recorded with another {key}: move it away, or record to another path")
+        told = before
+    made = {(run["name"], run["seed"]) for run in told["runs"]}
+    wanted = todo or [(name, seed) for seed in SEEDS for name in ("FP32", "frozen", *GRIDS)]
+    for name, seed in [each for each in wanted if each not in made]:
+        losses = fp8_runs.tens(fit_gpt(name, text, seed, steps))
+        told["runs"].append({"name": name, "seed": seed, "losses_by_tens": losses})
+        files.write_atomically(path, json.dumps(told, ensure_ascii=False).replace('{"name": ', '\n{"name": ') + "\n")  # a run on a line
+        print(f"{name}, seed {seed}: {fp8_runs.final(losses):.4f}", flush=True)
+    return path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train what data/quantised_runs.json lacks.")
+    parser.add_argument("--out", default=RECORD, help="where the record is, or is to be")
+    record(parser.parse_args().out)
