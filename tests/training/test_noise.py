@@ -29,6 +29,7 @@ def test_angles_and_shares_are_those_of_vectors_that_can_be_drawn():
     assert found.shared == pytest.approx(0.5**0.5)  # errors (0, 1) and (−1, 0): the mean of two independent ones
     same = noise(exact, exact - 0.25)
     assert same.shared == pytest.approx(1) and same.kept == pytest.approx(0.75)
+    assert same.signal == pytest.approx(0.5**0.5) and same.batch == 1  # those of the exact gradients, whatever rounding did
     assert noise(exact, exact).shared == 0 and noise(exact, -exact).turn == pytest.approx(180) and noise(exact, exact).turn == 0
 
 

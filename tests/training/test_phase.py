@@ -121,6 +121,18 @@ def test_a_condition_reaches_the_sweep():
     assert not tensor.skipped.any() and tensor.losses[-1, 0] != loss.losses[-1, 0]
 
 
+def test_what_the_record_says_of_scale_and_dice_is_what_runs():
+    grown = phase.train(Condition(scaling="loss"), [format_of(8, 10)], steps=52).scales[:, 0]
+    assert phase.configuration()["growth_interval"] == 50 and set(grown[:50]) == {2.0**16} and set(grown[50:]) == {2.0**17}
+    fmt, options = format_of(8, 3), {"steps": 3, "batch": 64, "lr": 2e-3, "update": "stochastic", "initial_gain": phase.GAIN}
+    own = phase.train(Condition(stored="stochastic"), [fmt], seed=3, steps=3)
+    recipe = Recipe("own", fmt, fmt, fmt, fmt)
+    for seed, same in ((3, True), (0, False)):  # each seed throws its own dice
+        dice = torch.Generator().manual_seed(seed)
+        other = sweep([Trial(recipe, 3, skip=True)], widths=(64, *phase.HIDDEN, 10), overflow="saturate", generator=dice, **options)
+        assert np.array_equal(own.losses, other.losses) == same
+
+
 def test_the_record_is_whole():
     record = phase.load()
     assert record.provenance["configuration"] == json.loads(json.dumps(phase.configuration()))

@@ -68,7 +68,7 @@ def equal(got, wanted) -> bool:
         return Fraction(got) == wanted
     if isinstance(wanted, int):
         return got == wanted and int(got) == got
-    got = float(got)
+    got = float(got.detach() if hasattr(got, "detach") else got)  # a weight of torch's: it warns otherwise
     if math.isnan(wanted):
         return math.isnan(got)
     return got == wanted and math.copysign(1, got) == math.copysign(1, wanted)

@@ -232,6 +232,7 @@ CHOICE = Exercise(
         Misconception("FP16 without a scaler", _first("bf16", "fp16", scaler=()), "FP16 flushes gradients below 2⁻²⁵ to zero: it needs the scaler."),
         Misconception("the shortest format", _first("nvfp4", "mxfp4", "mxfp8", "fp8", "fp8-fnuz", "bf16", "fp16"), "autocast knows no FP8 and no FP4: they need a scale for each tensor or block, which layers of their own provide (notebook 09)."),
         Misconception("TF32 is enough", _first("tf32", "bf16", "fp16"), "TF32 is a way to multiply FP32 tensors, not a dtype that autocast could cast to; and BF16 halves the bytes as well."),
+        Misconception("FP32 by name", lambda native: (choose(native)[0] or "fp32", choose(native)[1]), 'where no short format is native, autocast has nothing to cast to: give None, not "fp32".'),
         Misconception("a scaler where nothing is short", lambda native: (choose(native)[0], choose(native)[0] != "bf16"), "without a short format there is nothing to scale for."),
     ),
     hints=(
@@ -277,7 +278,7 @@ def train(parts):
     return model.weight.flatten().tolist(), scaler.get_scale()
 
 
-def _loop(short=True, zero=True, scaled=True, unscale=True, clip=True, guarded=True):
+def _loop(short=True, dtype=torch.float16, zero=True, scaled=True, unscale=True, clip=True, guarded=True):
     """The loop with something left out or done otherwise."""
 
     def solve(parts):
@@ -285,7 +286,7 @@ def _loop(short=True, zero=True, scaled=True, unscale=True, clip=True, guarded=T
         for inputs, targets in batches:
             if zero:
                 optimizer.zero_grad()
-            with torch.autocast("cpu", torch.float16, enabled=short):
+            with torch.autocast("cpu", dtype, enabled=short):
                 loss = F.mse_loss(model(inputs), targets)
             scaled_loss = scaler.scale(loss)
             (scaled_loss if scaled else loss).backward()
@@ -332,6 +333,7 @@ LOOP = Exercise(
         Misconception("never updates the scale", _frozen, "the scale never changes: without scaler.update() it stays where it was when a gradient overflows, and each step overflows again."),
         Misconception("keeps old gradients", _loop(zero=False), "the gradients of earlier batches are still there: optimizer.zero_grad() belongs to each step."),
         Misconception("backward without the scale", _loop(scaled=False), "backward runs on the loss as it is, and unscale_ divides all the same: every gradient is too small by the scale. Use scaler.scale(loss).backward()."),
+        Misconception("BF16 by default", _loop(dtype=torch.bfloat16), 'the forward pass runs in BF16: torch.autocast("cpu") casts to BF16 unless it is told torch.float16.'),
         Misconception("forward in FP32", _loop(short=False), "the forward pass runs in FP32: it belongs under torch.autocast(\"cpu\", torch.float16)."),
     ),
     hints=(

@@ -52,6 +52,8 @@ def view(state) -> str:
         f'step="1" value="{state.share}" data-act="share" data-key="share" aria-label="Share of an FP32 step that matrix products take, in per cent">'
         f'<span class="cp-presets" role="group" aria-label="Presets">{shares}</span></div>'
         f'<div class="cp-card" style="min-height:250px">{plain_table(*rates(state))}</div>'
+        '<p class="cp-legend"><span>Rates: the maker’s data sheet.</span> <span>FLOP per byte: from this many operations per byte on, arithmetic and not memory '
+        "is the limit of a product.</span></p>"
         f"{sentence(say(state), '')}"
     )
 
