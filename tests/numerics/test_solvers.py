@@ -140,3 +140,16 @@ def test_condition_numbers_are_those_that_are_told():
     assert torch.linalg.cond(hilbert(6)) == pytest.approx(1.5e7, rel=0.01)
     assert torch.linalg.cond(hilbert(10)) == pytest.approx(1.6e13, rel=0.01)
     assert torch.linalg.cond(poisson(64)) == pytest.approx(4 * 65**2 / np.pi**2, rel=0.01)
+
+
+def test_the_right_side_is_rounded_on_entry():
+    """Two parts of less than half an ulp each: exact, they would make one more ulp together."""
+    small = 0.9 * 2.0**-11
+    factors, order = lu(torch.tensor([[1.0, 0.0], [-small, 1.0]]), [FP16])
+    b = torch.tensor([[1.0, 1 + small]], dtype=torch.float64)
+    assert substitute(factors, order, b, [FP16]).tolist() == [[1.0, 1.0]]
+    assert FP16.decode(FP16.encode(1 + 2 * small)) == 1 + 2.0**-10
+
+
+def test_refinement_that_has_arrived_stays():
+    assert refine(torch.eye(3), torch.ones(3), [FP16, BF16], 3).tolist() == [[[1.0] * 3] * 2] * 4

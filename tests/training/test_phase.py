@@ -167,3 +167,16 @@ def test_numbers_are_shortened_and_losses_that_are_none_become_null():
 def test_rounding_of_a_trial_is_that_of_its_format():
     result = phase.train(Condition(stored="nearest"), [format_of(5, 2)], steps=2)
     assert all(torch.equal(w, round_to(w, format_of(5, 2))) for layer in result.weights for w in layer)
+
+
+def test_a_measured_diagram_holds_medians_of_curves_and_means_of_skips(monkeypatch):
+    class Fake:
+        def __init__(self, seed):
+            self.losses = np.full((phase.STEPS, 78), [0.0, 1.0, 2.0, 3.0, 100.0][seed])
+            self.losses[: phase.WINDOW] += np.arange(phase.WINDOW)[:, None]
+            self.final, self.skipped = self.losses[-1], np.arange(phase.STEPS)[:, None] < [0, 30, 30, 30, 60][seed]
+
+    monkeypatch.setattr(phase, "train", lambda condition, chosen, seed: Fake(seed))
+    found = phase.measure(Condition())
+    assert found["final"] == [[0.0, 1.0, 2.0, 3.0, 100.0]] * 78
+    assert found["curve"] == [[11.5, *[2.0] * 14]] * 78 and found["skipped"] == [0.1]
