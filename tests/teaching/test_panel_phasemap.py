@@ -70,6 +70,11 @@ def test_splits_of_a_budget():
     assert splits(Condition(), 8)[3][2] == medians(Condition())[3, 2]
     assert "With 8 bits E5M2 is best of 6 splits" in say(PhaseState()) and "No split of 4 bits learns" in say(PhaseState(budget=4))
     assert "E5M10 and E6M9 and E7M8 and E8M7 are best (" in say(PhaseState(budget=16))
+    for budget in range(7, 17):  # named are those within a tenth of the best, as the sentence says
+        lot = splits(Condition(), budget)
+        best = min(loss for *_, loss in lot)
+        near = [f"E{e}M{m}" for e, m, loss in lot if loss <= best + best / 10]
+        assert f"With {budget} bits {' and '.join(near)} {'is' if len(near) == 1 else 'are'} best" in say(PhaseState(budget=budget))
 
 
 def test_every_action():
@@ -119,6 +124,7 @@ def test_the_facts_of_a_format():
     rows = dict(facts(PhaseState(e=5, m=10))[1])
     assert (rows["smallest number"], rows["smallest normal"], rows["largest"], rows["eps"]) == ("2⁻²⁴", "2⁻¹⁴", "65504", "2⁻¹⁰")
     assert rows["final loss, five seeds"].split() == [number(loss) for loss in sorted(load().final(Condition())[3, 10])]
+    assert rows["FP32"].split() == [number(loss) for loss in sorted(load().reference(Condition()))]
     assert f"E4M3 ends at {format_of(4, 3).max:g}, E2M1 at 3" in view(PhaseState()) and format_of(4, 3).max == 240
     overflowing = dict(facts(PhaseState(e=2, m=0))[1])
     assert overflowing["steps skipped by overflow"] == f"{100 * load().skipped(Condition(), 2, 0):.1f} %"
