@@ -26,6 +26,7 @@ METADATA = {
 }
 DEAD = "application/vnd.jupyter.widget-view+json"  # refers to a kernel that is gone: the panels' own HTML stays
 KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+CLAIMS = "<details><summary>"  # how the list of claims begins
 RANDOM = re.compile(r"(?=[a-f]*[0-9])[0-9a-f]{8}(-[0-9a-f]{4}){0,3}(-[0-9a-f]+)?")  # as Jupyter draws them
 
 
@@ -36,6 +37,7 @@ class BuildError(Exception):
 def add_arguments(parser):
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: each in notebooks/")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a notebook would change")
+    parser.add_argument("--claims", action="store_true", help="run nothing; renew the lists of claims that notebooks settle")
     parser.add_argument("--timeout", type=int, default=120, metavar="SECONDS", help="longest time for one cell")
 
 
@@ -45,7 +47,7 @@ def run(args) -> int:
     for path in paths:
         start = time.perf_counter()
         try:
-            changed = build(path, timeout=args.timeout, check=args.check)
+            changed = renew_claims(path, args.check) if args.claims else build(path, timeout=args.timeout, check=args.check)
         except (BuildError, OSError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
             bad += 1
             print(f"{path.name}: {error}", file=sys.stderr)
@@ -66,10 +68,38 @@ def build(path, timeout=120, check=False) -> bool:
     notebook = nbformat.reads(old, as_version=4)
     if faults := id_faults(notebook):
         raise BuildError("; ".join(faults))
-    new = serialise(normalise(execute(notebook, path.parent, timeout)))
+    new = serialise(with_claims(normalise(execute(notebook, path.parent, timeout)), path.name[:2]))
     if not check:
         write_atomically(path, new)
     return masked(new) != masked(old)
+
+
+def renew_claims(path, check=False) -> bool:
+    """Write the list of claims of one notebook anew, running nothing; returns whether it was out of date."""
+    path = Path(path)
+    old = path.read_text(encoding="utf-8")
+    new = serialise(with_claims(nbformat.reads(old, as_version=4), path.name[:2]))
+    if not check and new != old:
+        write_atomically(path, new)
+    return new != old
+
+
+def with_claims(notebook, number):
+    """The notebook with a list of the claims that it settles at the end of its cell `cards`, by data/claims.yaml.
+
+    A list that is there is replaced; a notebook that settles none has none. The verdicts are not told.
+    """
+    from .claims import settled_in
+
+    settled = settled_in(number)
+    for cell in notebook.cells:
+        if cell.id == "cards" and cell.cell_type == "markdown":
+            rest = cell.source.partition(CLAIMS)[0].rstrip()
+            lines = "\n".join(f"- {claim.claim}" for claim in settled)
+            count = "claim" if len(settled) == 1 else f"{len(settled)} claims"
+            head = f"{CLAIMS}The {count} that circulate and are settled here; notebook 15 lets you vote first</summary>"
+            cell.source = f"{rest}\n\n{head}\n\n{lines}\n\n</details>" if settled else rest
+    return notebook
 
 
 def execute(notebook, folder, timeout=120):

@@ -52,8 +52,8 @@ def _read(path):
 def _is_whole(record):
     if not isinstance(record, dict) or record.get("version") != 1:
         return False
-    parts = [record.get(kind) for kind in ("predictions", "exercises")]
-    return all(isinstance(part, dict) and all(isinstance(entry, dict) for entry in part.values()) for part in parts)
+    parts = [value for kind, value in record.items() if kind != "version"]
+    return {"predictions", "exercises"} <= set(record) and all(isinstance(part, dict) and all(isinstance(entry, dict) for entry in part.values()) for part in parts)
 
 
 @contextmanager
@@ -77,12 +77,16 @@ def _alone(path, patience=5.0):
 
 
 def record(kind: str, key: str, **entry) -> str:
-    """Keep `entry` under `kind` ("predictions" or "exercises") and `key`; gives "" or one sentence why it could not be kept."""
+    """Keep `entry` under `kind` and `key`; gives "" or one sentence why it could not be kept.
+
+    Kinds are "predictions", "exercises", and what later notebooks add: "votes", "cards", "trainers".
+    """
     path = progress_file()
     try:
         with _alone(path):
             state = load()  # read again each time: another notebook may have written since
-            state[kind][key] = {**state[kind].get(key, {}), **entry, "when": time.strftime("%Y-%m-%dT%H:%M:%S")}
+            entries = state.setdefault(kind, {})
+            entries[key] = {**entries.get(key, {}), **entry, "when": time.strftime("%Y-%m-%dT%H:%M:%S")}
             if path.exists():
                 write_atomically(path.with_suffix(".previous.json"), path.read_bytes())
             write_atomically(path, json.dumps(state, indent=1, sort_keys=True))

@@ -35,6 +35,12 @@ def test_a_corrupted_file_is_set_aside_and_the_copy_before_it_used(garbage):
     assert any("unreadable" in name for name in os.listdir(path.parent))
 
 
+def test_kinds_that_are_not_there_yet_are_made():
+    progress.record("exercises", "01-1", status="right")
+    assert progress.record("votes", "weights-store-back", vote="false") == ""
+    assert progress.load()["votes"]["weights-store-back"]["vote"] == "false" and set(progress.load()["exercises"]) == {"01-1"}
+
+
 def test_a_kill_while_writing_loses_nothing():
     progress.record("exercises", "kept", status="right")
     code = "from course.teaching import progress\ni = 0\nwhile True:\n    progress.record('exercises', f'n{i}', status='right'); i += 1"

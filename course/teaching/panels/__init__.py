@@ -15,6 +15,7 @@ _HOME = {
     "RecipeGuide": "guide",
     "PhaseMap": "phasemap",
     "ShardLedger": "sharding",
+    "FactCheck": "factcheck",
 }
 __all__ = list(_HOME)
 
