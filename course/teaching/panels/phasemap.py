@@ -10,7 +10,7 @@ from ..panel import Panel
 from .parts import can_start_over
 from .phasemap_view import table, text, view
 
-BUDGETS = range(4, 17)
+BUDGETS = range(3, 20)  # from E2M0 to E8M10, sign included
 PRESETS = {"FP16": (5, 10), "BF16": (8, 7), "E5M2": (5, 2), "E4M3": (4, 3), "E2M1": (2, 1)}
 CHANCE = float(np.log(10))  # the loss of guessing among ten kinds
 CLASSES = ("as FP32", "worse", "hardly", "not at all")
@@ -18,7 +18,7 @@ CLASSES = ("as FP32", "worse", "hardly", "not at all")
 
 @dataclass(frozen=True)
 class PhaseState:
-    """The condition of the map, the format that is pointed at, and the bit budget."""
+    """The condition of the map and the format that is pointed at; its bits are the budget whose splits are marked."""
 
     task: str = "digits"
     rate: int = 0  # 0: the larger learning rate of the task, 1: a tenth of it
@@ -26,13 +26,16 @@ class PhaseState:
     scaling: str = "none"
     e: int = 4
     m: int = 3
-    budget: int = 8
     message: str = ""
     first: "PhaseState | None" = field(default=None, compare=False, repr=False)
 
     @property
     def condition(self) -> Condition:
         return Condition(self.task, TASKS[self.task][1][self.rate], self.stored, self.scaling)
+
+    @property
+    def budget(self) -> int:
+        return 1 + self.e + self.m
 
 
 @can_start_over
@@ -53,9 +56,9 @@ def update(state: PhaseState, action: dict) -> PhaseState:
     if name == "preset":
         return _pointed(state, *list(PRESETS.values())[int(rest[0])])
     if name == "budget":
-        return _designed(replace(state, budget=min(BUDGETS[-1], max(BUDGETS[0], int(action["value"])))), state.e)
+        return _designed(state, min(BUDGETS[-1], max(BUDGETS[0], int(action["value"]))), state.e)
     if name == "split":
-        return _designed(state, int(action["value"]))
+        return _designed(state, state.budget, int(action["value"]))
     raise ValueError(f"{name!r} is no action of this panel")
 
 
@@ -73,11 +76,11 @@ def ends(budget) -> tuple:
     return max(EXPONENT_BITS[0], spent - MANTISSA_BITS[-1]), min(EXPONENT_BITS[-1], spent - MANTISSA_BITS[0])
 
 
-def _designed(state, e):
+def _designed(state, budget, e):
     """Point at the split of the budget with `e` exponent bits, or the nearest one."""
-    fewest, most = ends(state.budget)
+    fewest, most = ends(budget)
     e = min(most, max(fewest, e))
-    return replace(state, e=e, m=state.budget - 1 - e)
+    return replace(state, e=e, m=budget - 1 - e)
 
 
 def _kept(state, changed):
@@ -155,8 +158,9 @@ def splits(condition, budget) -> list:
 class PhaseMap(Panel):
     """The recorded final losses of 77 formats as a map of exponent bits × mantissa bits, under a condition that you choose.
 
-    Two sliders design a format: how many bits it has, and how many of them are exponent bits. `stored` and `scaling` as in `course.training.phase.Condition`; `e`, `m` the format that is pointed at; `budget` the bits of
-    which all splits are marked. Raises `ValueError` for what is not on the map.
+    Two sliders design a format: how many bits it has, and how many of them are exponent bits. All splits of the same bits are
+    marked. `stored` and `scaling` as in `course.training.phase.Condition`; `e`, `m` the format that is pointed at. Raises `ValueError`
+    for what is not on the map.
 
     >>> PhaseMap(e=8, m=7).state.condition.key
     'digits 0.002 master none'
@@ -164,10 +168,10 @@ class PhaseMap(Panel):
 
     update, view, table, text = map(staticmethod, (update, view, table, text))
 
-    def __init__(self, task="digits", stored="master", scaling="none", e=4, m=3, budget=8):
-        if e not in EXPONENT_BITS or m not in MANTISSA_BITS or budget not in BUDGETS:
-            raise ValueError(f"E{e}M{m} with a budget of {budget}: the map has 2 to 8 exponent bits, 0 to 10 mantissa bits, budgets of 4 to 16")
-        state = PhaseState(task, 0, stored, scaling, e, m, budget)
+    def __init__(self, task="digits", stored="master", scaling="none", e=4, m=3):
+        if e not in EXPONENT_BITS or m not in MANTISSA_BITS:
+            raise ValueError(f"E{e}M{m} is not on the map: it has 2 to 8 exponent bits and 0 to 10 mantissa bits")
+        state = PhaseState(task, 0, stored, scaling, e, m)
         if scaling == "tensor" and stored != "master":
             raise ValueError(f"stored={stored!r}: scales per tensor were recorded with stored='master' only")
         load().final(state.condition)

@@ -52,11 +52,10 @@ def view(state) -> str:
 
 def _design(state):
     """Two sliders: the bits of a format of one's own, and how many of them are exponent bits."""
-    fewest, most = _model().ends(state.budget)
-    e = min(most, max(fewest, state.e))
-    name = f"E{e}M{state.budget - 1 - e}"
-    return _slider("budget", f"Bit budget: {state.budget}", "Bit budget, sign included", 4, 16, state.budget, f"{state.budget} bits") + _slider(
-        "split", f"Your split: {name}", "Exponent bits of your split", fewest, most, e, name
+    budgets, name = _model().BUDGETS, f"E{state.e}M{state.m}"
+    bits = (budgets[0], budgets[-1], state.budget, f"{state.budget} bits")
+    return _slider("budget", f"Bit budget: {state.budget}", "Bit budget, sign included", *bits) + _slider(
+        "split", f"Your split: {name}", "Exponent bits of your split", *_model().ends(state.budget), state.e, name
     )
 
 
@@ -107,7 +106,7 @@ def _legend():
     )
     # Hardware's E4M3 and E2M1 spend no codes on Inf: a reader who knows 448 and 6 would think the map wrong.
     pattern = f"IEEE’s pattern, with Inf and NaN: E4M3 ends at {format_of(4, 3).max:g}, E2M1 at {format_of(2, 1).max:g}"
-    words = ("number: median final loss of five seeds", "dashed: the bit budget", pattern)
+    words = ("number: median final loss of five seeds", "dashed: as many bits", pattern)
     return f'<p class="cp-legend">{marks}{" ".join(f"<span>{each}</span>" for each in words)}</p>'
 
 
@@ -182,13 +181,19 @@ def say(state) -> str:
 def _budget_words(state):
     rows = _model().splits(state.condition, state.budget)
     best = min(loss for *_, loss in rows)
+    if len(rows) == 1:
+        return f"It is the only split of {state.budget} bits on this map."
     if not math.isfinite(best) or _model().class_of(state.condition, best) == "not at all":
         return f"No split of {state.budget} bits learns anything here."
     near = [f"E{e}M{m}" for e, m, loss in rows if loss <= 1.1 * best]
-    own = {f"E{e}M{m}": 1 + sum(other < loss for *_, other in rows) for e, m, loss in rows}.get(f"E{state.e}M{state.m}")
-    place = "" if own is None or len(near) == len(rows) else f" Your split is number {own} of {len(rows)}."
-    others = "" if len(near) == len(rows) else f" of {len(rows)} splits"
-    return f"With {state.budget} bits {' and '.join(near)} {'is' if len(near) == 1 else 'are'} best{others} ({best:.3g}, the others more than a tenth above).{place}"
+    if len(near) == len(rows):
+        return f"With {state.budget} bits all {len(rows)} splits do alike ({best:.3g}, none more than a tenth above)."
+    names = f"{' and '.join(near)} {'is' if len(near) == 1 else 'are'}"
+    own = 1 + sum(loss < _model().medians(state.condition)[state.e - 2, state.m] for *_, loss in rows)
+    return (
+        f"With {state.budget} bits {names} best of {len(rows)} splits ({best:.3g}, the others more than a tenth above). "
+        f"Your split is number {own} of {len(rows)}."
+    )
 
 
 # ---- where nothing runs
