@@ -14,6 +14,7 @@ _HOME = {
     "ScaleBench": "scalebench",
     "RecipeGuide": "guide",
     "PhaseMap": "phasemap",
+    "GridLoupe": "gridloupe",
     "ShardLedger": "sharding",
     "FactCheck": "factcheck",
 }
