@@ -1,6 +1,6 @@
 """Data parallel training with as many simulated processes as one likes: each has its own gradient, and a function sums them.
 
-The model is a perceptron of one hidden layer that reads digits, in FP32; its gradients are written out, so that those of all processes come
+`ddp_losses` is the exception: it trains with DDP in the real processes of a group. For the rest, the model is a perceptron of one hidden layer that reads digits, in FP32; its gradients are written out, so that those of all processes come
 out of a few batched products. What is simulated is the way from the gradients of the processes to their mean, with its roundings and
 its compression: `summed`, `compressed`, `compressed_mean` (rounding to nearest, ties to even; overflow "ieee"). See `reduction`.
 """
@@ -73,6 +73,27 @@ def train(mean, ranks=4, batch=16, steps=100, seed=0, lr=0.1, momentum=0.0) -> l
     return losses
 
 
+def finals(ways, seeds, last=10, **options) -> dict:
+    """{name: mean of the last losses, for each seed}; each of the ways makes a new mean for each run.
+
+    >>> finals({"FP32": summed}, range(2), ranks=2, steps=12)["FP32"].shape
+    (2,)
+    """
+    return {name: np.array([np.mean(train(make(), seed=seed, **options)[-last:]) for seed in seeds]) for name, make in ways.items()}
+
+
+def bits_sent(make, ranks=4) -> int:
+    """Bits that one process sends in one step, in the way that `make` makes; a plain sum sends each number in FP32.
+
+    >>> from course.training.reduction import top_k
+    >>> bits_sent(summed) // 32, bits_sent(lambda: compressed(lambda: top_k(0.01))) // 64
+    (4810, 49)
+    """
+    way = make()
+    train(way, ranks, steps=1)
+    return getattr(way, "bits", FP32.bits * sum(weight.numel() for weight in weights_of(0)))
+
+
 # ---- from the gradients of all processes to one
 
 
@@ -112,3 +133,45 @@ class _Compressed:
         sent = [compress(part) for compress, part in zip(self.kept[place], parts)]
         self.bits += sent[0].bits
         return torch.stack([one.values for one in sent]).mean(0)
+
+
+# ---- in the processes of a group
+
+
+def ddp_losses(hook=None, state=None, seed=0, steps=12, batch=64, lr=0.5) -> list:
+    """Losses of this process over a run of DDP with that communication hook: a small `MLP` that reads its part of a batch of digits."""
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    from course.training.models import MLP
+
+    rank, size, losses = dist.get_rank(), dist.get_world_size(), []
+    model = DistributedDataParallel(MLP((64, HIDDEN, 10), seed))
+    if hook:
+        model.register_comm_hook(state, hook)
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    for step in range(steps):
+        images, labels = (part.chunk(size)[rank] for part in digits.load().batch(seed, step, batch))
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def fsdp_gradient(dtypes, seed=0, batch=64):
+    """The whole gradient, as one row, of a small `MLP` under FSDP2 whose policy has these (param, reduce) dtypes, by name."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    from course.training.models import MLP
+
+    rank, size = dist.get_rank(), dist.get_world_size()
+    images, labels = (part.chunk(size)[rank] for part in digits.load().batch(seed, 0, batch))
+    model, mesh = MLP((64, HIDDEN, HIDDEN, 10), seed), dist.init_device_mesh("cpu", (size,))
+    policy = MixedPrecisionPolicy(*(getattr(torch, each) for each in dtypes))
+    for part in [*model.layers, model]:
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    F.cross_entropy(model(images).float(), labels).backward()
+    return torch.cat([weight.grad.full_tensor().flatten() for weight in model.parameters()])

@@ -6,6 +6,7 @@ left behind: the caller kills the whole session whatever happens, the leader end
 each process ends when the leader has gone. For runs that last, `torchrun` and `course.training.processes` are the tools.
 """
 
+import ast
 import importlib
 import inspect
 import io
@@ -18,6 +19,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def launch(function, size, *arguments, patience=PATIENCE, method=METHOD) -> list
     import torch
 
     with tempfile.TemporaryDirectory(prefix="course-ranks-", ignore_cleanup_errors=True) as folder:
-        torch.save({"function": _sendable(function), "size": size, "method": method, "arguments": arguments}, Path(folder) / "plan.pt")
+        torch.save({"function": _sendable(function), "loads": _loads(function), "size": size, "method": method, "arguments": arguments}, Path(folder) / "plan.pt")
         _run(folder, patience, f"{size} processes for {getattr(function, '__name__', function)}")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
@@ -57,6 +59,20 @@ def _sendable(function):
         return None, function.__name__, textwrap.dedent(inspect.getsource(function))
     except OSError:
         raise RunError(f"the text of {function.__name__} cannot be found: write it in a cell or in a module") from None
+
+
+def _loads(function):
+    """Modules that the leader loads before the processes part, so that each second of it is spent once: what the text imports."""
+    try:
+        text = inspect.getsource(inspect.getmodule(function) if function.__module__ != "__main__" else function)
+        nodes = list(ast.walk(ast.parse(textwrap.dedent(text))))
+    except (OSError, TypeError, SyntaxError):
+        return []
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}  # a name may be a module
+    return sorted(found) + ["torch._dynamo"] * ("optim" in text or "ddp" in text.lower())  # which optimizers and DDP load
 
 
 def _run(folder, patience, what):
@@ -116,12 +132,13 @@ def _kill(leader):
 def lead(folder):
     """Start the processes of the plan in `folder`, see them through, and write down what went wrong with the first that failed."""
     import torch
-    import torch._dynamo  # optimizers and DDP need it: loaded once, before the processes part
-    import torch.distributed.fsdp
 
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
     plan = torch.load(Path(folder) / "plan.pt")
     size, context = plan["size"], multiprocessing.get_context(plan["method"])
+    for module in plan["loads"]:
+        with suppress(ImportError):  # a name that is no module, or a mistake: the process itself will say so
+            importlib.import_module(module)
     workers = [context.Process(target=work, args=(folder, rank, size)) for rank in range(size)]
     for worker in workers:
         worker.start()
