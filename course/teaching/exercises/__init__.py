@@ -2,11 +2,11 @@
 
 import html
 
-from . import autocast, bits, fp8, masters, quantised, ranges, realrun, rounding, scaling, sharded, swamping, underflow
+from . import autocast, bits, fp8, masters, quantised, ranges, realrun, rounding, scaling, sharded, swamping, underflow, verdicts
 from .checking import Verdict, examine
 from .model import Exercise, Misconception
 
-EXERCISES = {exercise.id: exercise for module in (bits, rounding, underflow, scaling, swamping, masters, autocast, fp8, realrun, ranges, quantised, sharded) for exercise in module.EXERCISES}
+EXERCISES = {exercise.id: exercise for module in (bits, rounding, underflow, scaling, swamping, masters, autocast, fp8, realrun, ranges, quantised, sharded, verdicts) for exercise in module.EXERCISES}
 
 __all__ = ["EXERCISES", "Exercise", "Misconception", "Verdict", "check", "examine", "hint", "solution"]
 
