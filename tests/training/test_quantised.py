@@ -1,12 +1,14 @@
 """Grids on models, gradients and products: equal to the course's integers, function kept where it must be, and the effects of notebook 11."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from course.numerics.integers import integers, nf4
-from course.training import RunError, corpus, digits, quantised, quantised_runs
+from course.training import RunError, corpus, digits, fp8_runs, quantised, quantised_runs
 from course.training.models import GPT, GPTConfig
 from course.training.quantised import Grid, Int8Linear, QuantisedLinear, saturating_pairs
 
@@ -240,3 +242,49 @@ def test_errors_grow_through_plain_layers_and_hardly_through_residual_ones():
     assert max(quantised_runs.through_depth("plain", Grid(8), depth=4, width=16)[0]) < 0.1
     with pytest.raises(RunError, match="dense"):
         quantised_runs.through_depth("dense", Grid())
+
+
+# ---- the record
+
+
+def test_a_record_goes_on_where_it_ended(tmp_path, monkeypatch):
+    path, todo, trained = tmp_path / "runs.json", [("FP32", 0), ("INT4, rows", 1)], []
+    monkeypatch.setattr(quantised_runs, "fit_gpt", lambda *args: trained.append(args) or [3.0] * 10 + [2.0] * 10)
+    quantised_runs.record(path, 20, todo[:1])
+    quantised_runs.record(path, 20, todo)
+    assert [(name, seed) for name, _, seed, _ in trained] == todo
+    assert quantised_runs.load(path) == {"FP32": pytest.approx([2.5]), "INT4, rows": pytest.approx([2.5])}
+    monkeypatch.setattr(quantised_runs, "LR", 5.0)
+    with pytest.raises(ValueError, match="another configuration"):
+        quantised_runs.record(path, 20, todo)
+
+
+def test_the_record_is_whole_and_says_where_it_comes_from():
+    record = json.loads(quantised_runs.RECORD.read_text(encoding="utf-8"))
+    names = ["FP32", "frozen", *quantised_runs.GRIDS]
+    assert [(run["name"], run["seed"]) for run in record["runs"]] == [(name, seed) for seed in quantised_runs.SEEDS for name in names]
+    assert all(len(run["losses_by_tens"]) == quantised_runs.STEPS // 10 and np.isfinite(run["losses_by_tens"]).all() for run in record["runs"])
+    assert record["execution"] == "emulated" and {"torch", "python"} <= record["versions"].keys() and len(names) == 14
+    assert len(record["corpus"]["sha256"]) == 64 and record["configuration"]["lr"] == quantised_runs.LR and record["hardware"]["cpu"]
+
+
+def test_the_record_can_be_made_again():
+    """The first twenty steps of a run: another Python's library is another text, as far apart as another seed."""
+    text, name = corpus.load(), "INT2, one scale"
+    record = json.loads(quantised_runs.RECORD.read_text(encoding="utf-8"))
+    recorded = next(run["losses_by_tens"][:2] for run in record["runs"] if (run["name"], run["seed"]) == (name, 0))
+    same = text.as_dict()["sha256"] == record["corpus"]["sha256"]
+    assert fp8_runs.tens(quantised_runs.fit_gpt(name, text, 0, 20)) == pytest.approx(recorded, abs=0.02 if same else 0.3)
+    fp32 = fp8_runs.tens(quantised_runs.fit_gpt("FP32", text, 0, 20))
+    assert abs(fp32[1] - recorded[1]) > 0.05, "a run in FP32 would not pass"
+
+
+def test_a_gpt_trains_on_the_grid_it_is_told_and_frozen_blocks_stay():
+    text, first = corpus.load(), GPT(quantised_runs.SHAPE, 0)
+    model = quantised_runs.gpt(0, "frozen")
+    fp8_runs.fit(model, text, 0, 2)
+    assert torch.equal(model.blocks[0].widen.weight, first.blocks[0].widen.weight) and not torch.equal(model.head.weight, first.head.weight)
+    grid = quantised_runs.GRIDS["INT4, rows, dice"]
+    assert grid == Grid(4, "row", rounding="stochastic") and quantised_runs.gpt(0, grid).blocks[1].narrow.gradients == grid
+    with pytest.raises(RunError, match="INT5"):
+        quantised_runs.fit_gpt("INT5", text, 0)
