@@ -73,13 +73,17 @@ def train(mean, ranks=4, batch=16, steps=100, seed=0, lr=0.1, momentum=0.0) -> l
     return losses
 
 
-def finals(ways, seeds, last=10, **options) -> dict:
+def finals(ways, seeds, last=10, versus=None, **options) -> dict:
     """{name: mean of the last losses, for each seed}; each of the ways makes a new mean for each run.
 
-    >>> finals({"FP32": summed}, range(2), ranks=2, steps=12)["FP32"].shape
-    (2,)
+    With `versus` each is given as what it is more than that way, seed by seed.
+
+    >>> found = finals({"FP32": summed, "again": summed}, range(2), versus="FP32", ranks=2, steps=12)
+    >>> found["again"].tolist()
+    [0.0, 0.0]
     """
-    return {name: np.array([np.mean(train(make(), seed=seed, **options)[-last:]) for seed in seeds]) for name, make in ways.items()}
+    ends = {name: np.array([np.mean(train(make(), seed=seed, **options)[-last:]) for seed in seeds]) for name, make in ways.items()}
+    return {name: end - ends[versus] for name, end in ends.items()} if versus else ends
 
 
 def bits_sent(make, ranks=4) -> int:

@@ -51,6 +51,13 @@ def test_deepspeed():
     holds("DeepSpeed", asked(told), asked(silent))
 
 
+def test_deepspeed_scales_a_loss_in_fp16():
+    """What notebook 12 says of it in a sentence."""
+    config = pytest.importorskip("deepspeed.runtime.config", reason="deepspeed is not installed: its own parser cannot be asked")
+    scaler = config.DeepSpeedConfig({"train_micro_batch_size_per_gpu": 4, "fp16": {"enabled": True}}).float16_config
+    assert (scaler.initial_scale_power, scaler.loss_scale_window, scaler.hysteresis, scaler.loss_scale) == (16, 1000, 2, 0)
+
+
 def test_accelerate():
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: its own class cannot be asked")
     plugin = accelerate.FullyShardedDataParallelPlugin(fsdp_version=2)

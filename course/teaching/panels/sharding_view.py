@@ -8,7 +8,7 @@ from .parts import button, entry, escape, plain_table, presets, rich, sentence
 WIDTH, LEFT, GAP, ROW, BAR, TOP = 900, 70, 40, 42, 26, 40
 HALF = (WIDTH - LEFT - GAP) / 2  # pixels of the widest bar on each side
 HEAD = ("strategy", "weights", "gradients", "optimizer", "held GB", "sent GB per step")
-LETTERS = {"weights": "w", "gradients": "g", "optimizer": "o", "all-reduce": "sum", "all-gather": "gather", "reduce-scatter": "sum, scatter"}
+LETTERS = {"weights": "w", "gradients": "g", "optimizer": "o", "all-reduce": "sum", "all-gather": "gather", "reduce-scatter": "sum"}
 COLOURS = {"weights": "FP16", "gradients": "BF16", "optimizer": "FP32", "all-reduce": "BF16", "all-gather": "FP16", "reduce-scatter": "BF16"}
 
 
