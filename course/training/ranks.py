@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,26 +104,24 @@ def _heard(leader, patience, what):
 
 
 def _kill(leader):
-    """End the leader and all that it has started, and wait until they are gone."""
-    import psutil
-
-    try:
-        family = [psutil.Process(leader.pid), *psutil.Process(leader.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
+    """End the leader and all that it has started, and wait until they are gone; where it ended well, they have."""
     leader.stdin.close()
-    if hasattr(os, "killpg"):
+    if leader.poll() != 0:
+        import psutil
+
         try:
-            os.killpg(leader.pid, 9)  # also those whose parent has gone already
-        except (ProcessLookupError, PermissionError):
-            pass
-    for process in family:
-        try:
-            process.kill()
+            family = psutil.Process(leader.pid).children(recursive=True)
         except psutil.NoSuchProcess:
-            pass
-    leader.wait()
-    psutil.wait_procs(family, 5)
+            family = []
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader.pid, signal.SIGKILL)  # also those whose parent has gone already
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        leader.kill()
+        leader.wait()
+        psutil.wait_procs(family, 5)
     leader.stderr.close()
 
 
@@ -186,7 +185,8 @@ def work(folder, rank, size):
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+    if os.name == "posix":  # nothing has to leave this machine, so nothing is let out
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     try:
         store = dist.FileStore(str(Path(folder) / "store"), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
