@@ -4,7 +4,10 @@ import math
 
 import torch
 
-__all__ = ["autocast_dtype", "clipped_step", "close", "fold", "kahan_sum", "refusal", "running_sum", "to", "trained_weight"]
+__all__ = [
+    "after_infinite_gradients", "autocast_dtype", "backward_outside", "clipped_step", "close", "fold", "kahan_sum", "refusal",
+    "running_sum", "stale_copy", "to", "trained_weight", "unscale",
+]
 
 
 def to(x, fmt, **how) -> float:
@@ -111,3 +114,53 @@ def clipped_step(order, gradient=50.0, count=4) -> float:
         else:
             scaler.step(optimizer)
     return w.detach().norm().item()
+
+
+def unscale(w, times=1):
+    """Call `unscale_` of torch's scaler so many times on a parameter with gradients of one."""
+    w.grad = torch.ones_like(w)
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD([w], lr=0.1)
+    scaler.scale(torch.ones(1))
+    for _ in range(times):
+        scaler.unscale_(optimizer)
+
+
+def after_infinite_gradients(*gradients) -> tuple:
+    """Weights of 1, one for each gradient (scaled already) and each with its own SGD (lr 0.5), after one shared step; then the scale.
+
+    >>> after_infinite_gradients(math.inf, 65536.0)
+    (1.0, 0.5, 32768.0)
+    """
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(1))
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in gradients]
+    for w, gradient in zip(weights, gradients):
+        w.grad = torch.tensor([gradient])
+        scaler.step(torch.optim.SGD([w], lr=0.5))
+    scaler.update()
+    return (*(w.item() for w in weights), scaler.get_scale())
+
+
+def stale_copy() -> tuple:
+    """What a product under autocast gives before its weight is doubled, after it in the same context, and in a context of its own.
+
+    >>> stale_copy()
+    (1.0, 1.0, 2.0)
+    """
+    w, x, found = torch.nn.Parameter(torch.ones(1, 1)), torch.ones(1, 1), []
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(torch.mm(x, w).item())
+        w.data.mul_(2)
+        found.append(torch.mm(x, w).item())
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(torch.mm(x, w).item())
+    return tuple(found)
+
+
+def backward_outside() -> tuple:
+    """The dtypes of a linear layer's result under autocast, and of its weight's gradient, with backward after the context."""
+    layer = torch.nn.Linear(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer(torch.ones(1, 2))
+    result.sum().backward()
+    return result.dtype, layer.weight.grad.dtype
