@@ -88,3 +88,14 @@ def hangs(flag=None):
     if flag and dist.get_rank() == 0:
         Path(flag).touch()
     time.sleep(1000)
+
+
+def small_runs():
+    """(DDP's losses, PowerSGD's losses and what it counted, FSDP2's whole gradient)."""
+    from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power
+
+    from course.training.parallel import ddp_losses, fsdp_gradient
+
+    state = power.PowerSGDState(None, 2, start_powerSGD_iter=2)
+    counted = ddp_losses(power.powerSGD_hook, state)
+    return ddp_losses(), counted, state.compression_stats(), fsdp_gradient(("float32", "float32"), seed=3)

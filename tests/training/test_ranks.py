@@ -11,12 +11,14 @@ import time
 import psutil
 import pytest
 import torch
+import torch.nn.functional as F
 
-from course.training import RunError
+from course.numerics import BF16
+from course.training import RunError, digits
 from course.training.comms import bytes_sent, held, sent
+from course.training.models import MLP
 from course.training.ranks import launch
 from course.training.reduction import all_reduce
-from course.numerics import BF16
 from tests.training import rank_jobs
 
 
@@ -68,6 +70,27 @@ def test_what_torch_sends_and_keeps_is_what_the_ledger_says():
             numbers = rank_jobs.NUMBERS
             assert sum(bytes_sent(calls, 4).values()) == numbers * sum(sent(strategy, 4, formats).values()), (rank, name)
             assert kept == {kind: numbers * size for kind, size in held(strategy, 4, formats).items()}, (rank, name)
+
+
+def test_small_runs_of_real_processes_are_those_of_one():
+    """What notebook 12 compares with: DDP's losses and FSDP2's gradient on the whole batch; and the numbers that PowerSGD sends."""
+    answers = launch(rank_jobs.small_runs, 2)
+    data, model, alone = digits.load(), MLP((64, 64, 10), 0), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for step in range(12):
+        loss = F.cross_entropy(model(data.batch(0, step, 64)[0]), data.batch(0, step, 64)[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        alone.append(loss.item())
+    plain, power = ([sum(pair) / 2 for pair in zip(*(answer[i] for answer in answers))] for i in (0, 1))
+    assert plain == pytest.approx(alone, rel=1e-4) and plain != pytest.approx(power, rel=1e-4)
+    _, before, after = answers[0][2]
+    assert before * 478 == after * 4810 and 2 * (64 + 64) + 2 * (64 + 10) + 64 + 10 == 478
+    whole, (images, labels) = MLP((64, 64, 64, 10), 3), data.batch(3, 0, 64)
+    F.cross_entropy(whole(images), labels).backward()
+    expected = torch.cat([weight.grad.flatten() for weight in whole.parameters()])
+    torch.testing.assert_close(answers[1][3], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_function_of_a_notebook_goes_as_text(monkeypatch):
