@@ -1,7 +1,7 @@
 """Several processes for the length of one function: they form a gloo group, answer, and are gone.
 
 `launch(function, 4)` starts a leader in a session of its own, which forks the processes (or spawns them, where a system cannot fork).
-They meet over a file, talk over the loopback interface, and each calls `function(*arguments)`. Three strings keep anything from being
+They meet over a file, talk over the loopback interface, and each calls `function(*arguments)`. Three things keep anything from being
 left behind: the caller kills the whole session whatever happens, the leader ends when the caller's end of a pipe closes, and
 each process ends when the leader has gone. For runs that last, `torchrun` and `course.training.processes` are the tools.
 """

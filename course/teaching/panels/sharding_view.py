@@ -1,9 +1,9 @@
 """What ShardLedger shows: for each strategy a bar of what is held and a bar of what is sent, the table and the sentence."""
 
 from ..style import look, text_on
-from .ledger_sizes import CARDS, name_size
+from .ledger_sizes import CARDS
 from .ledger_view import number
-from .parts import button, entry, escape, plain_table, presets, rich, sentence
+from .parts import button, entry, plain_table, presets, rich, sentence
 
 WIDTH, LEFT, GAP, ROW, BAR, TOP = 900, 70, 40, 42, 26, 40
 HALF = (WIDTH - LEFT - GAP) / 2  # pixels of the widest bar on each side
