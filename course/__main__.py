@@ -10,6 +10,7 @@ COMMANDS = {
     "lab": ("teaching.lab", "open JupyterLab on the course"),
     "test": ("teaching.lab", "run every test"),
     "build": ("teaching.build", "execute and normalise notebooks"),
+    "grade": ("teaching.grading.command", "grade submitted notebooks, each exercise in a fenced process"),
     "train": ("training.train", "train a small GPT in a chosen precision, beside another"),
 }
 

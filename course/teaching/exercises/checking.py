@@ -85,7 +85,7 @@ def examine(exercise, function) -> Verdict:
 def _examine(exercise, function):
     if not callable(function):
         return Verdict("crashed", exercise.id, f"check needs your function itself, not {_safe(function)}: write check({exercise.id!r}, name) without calling it.")
-    results, first_wrong = [], None
+    results = []
     for case in exercise.cases:
         try:
             results.append(function(*copy.deepcopy(case)))
@@ -93,21 +93,27 @@ def _examine(exercise, function):
             raise
         except BaseException as error:
             if isinstance(error, NotImplementedError) and not results:
-                return _not_attempted(exercise)
+                return not_attempted(exercise)
             return _crash(exercise, function, error, case)
         if inspect.isgenerator(results[-1]) or inspect.iscoroutine(results[-1]):
             results[-1].close()
             return Verdict("wrong", exercise.id, "your function gave a generator or a coroutine: use def and return, not yield or async.")
-        if first_wrong is None and not exercise.agree(results[-1], exercise.reference(*copy.deepcopy(case))):
-            first_wrong = len(results) - 1
+    return judge(exercise, results)
+
+
+def judge(exercise, results) -> Verdict:
+    """The verdict on what a function gave for each case of an exercise, in their order; nothing of it is run again."""
     if all(result is None or result is Ellipsis for result in results):
         return Verdict("not attempted", exercise.id, "your function returned None for every case: is a `return` missing?")
+    pairs = zip(exercise.cases, results)
+    first_wrong = next((i for i, (case, result) in enumerate(pairs) if not exercise.agree(result, exercise.reference(*copy.deepcopy(case)))), None)
     if first_wrong is None:
         return Verdict("right", exercise.id, f"all {len(results)} cases agree. {exercise.why}")
     return _diagnose(exercise, results, first_wrong)
 
 
-def _not_attempted(exercise):
+def not_attempted(exercise) -> Verdict:
+    """The verdict on a stub."""
     return Verdict("not attempted", exercise.id, f'{exercise.title}. Replace the line that raises NotImplementedError; course.hint("{exercise.id}") helps.')
 
 
