@@ -11,6 +11,7 @@ COMMANDS = {
     "test": ("teaching.lab", "run every test"),
     "build": ("teaching.build", "execute and normalise notebooks"),
     "grade": ("teaching.grading.command", "grade submitted notebooks, each exercise in a fenced process"),
+    "release": ("teaching.release", "the course as a folder for students, and the answer key apart"),
     "train": ("training.train", "train a small GPT in a chosen precision, beside another"),
 }
 
