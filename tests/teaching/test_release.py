@@ -59,7 +59,7 @@ def test_the_students_copy_judges_as_the_course_does(kit, tmp_path):
 
 def test_no_solution_can_be_read_in_the_students_copy(kit):
     assert release.leaks(kit / "student") == []
-    assert set(release.leaks(ROOT)) >= set(list(ORDINARY)[:3]), "the search finds what is there"
+    assert len(release.leaks(ROOT)) > len(ORDINARY) / 2, "the search finds what is there"
     assert not (kit / "student" / "notebooks" / "instructor").exists()
 
 
