@@ -2,11 +2,11 @@
 
 import html
 
-from . import autocast, bits, fp8, masters, quantised, ranges, realrun, rounding, scaling, sharded, swamping, underflow, verdicts
+from . import autocast, bits, clinic, fp8, masters, quantised, ranges, realrun, rounding, scaling, sharded, swamping, underflow, verdicts
 from .checking import Verdict, examine
 from .model import Exercise, Misconception
 
-EXERCISES = {exercise.id: exercise for module in (bits, rounding, underflow, scaling, swamping, masters, autocast, fp8, realrun, ranges, quantised, sharded, verdicts) for exercise in module.EXERCISES}
+EXERCISES = {exercise.id: exercise for module in (bits, rounding, underflow, scaling, swamping, masters, autocast, fp8, realrun, ranges, quantised, sharded, verdicts, clinic) for exercise in module.EXERCISES}
 
 __all__ = ["EXERCISES", "Exercise", "Misconception", "Verdict", "check", "examine", "hint", "solution"]
 
@@ -41,7 +41,9 @@ def check(exercise_id: str, function) -> Verdict:
     exercise = EXERCISES.get(exercise_id) if isinstance(exercise_id, str) else None
     if exercise is None:
         return Verdict("unknown", str(exercise_id)[:20], f"There is no such exercise: choose one of {', '.join(EXERCISES)}.")
-    verdict = examine(exercise, function)
+    if isinstance(function, str) and hasattr(exercise, "from_text"):  # a trainer may be given as its text
+        function = exercise.from_text(function)
+    verdict = function if isinstance(function, Verdict) else examine(exercise, function)
     if verdict.status == "not attempted":
         return verdict
     solved = {"solved": True} if verdict.status == "right" else {}  # once solved it stays so, whatever is tried later
