@@ -275,7 +275,7 @@ class Int8Linear(nn.Module):
     """A linear layer that multiplies integers: INT8 weights with a scale for each row, INT8 activations with one for each row, INT32 sums.
 
     Activations are rounded each time by their own amax, to nearest-even; bias and scales are FP32. For real, by `torch._int_mm`. `bits=7`
-    keeps weights within ±63, which is exact on every processor (see `saturating_pairs`); torch calls it reduce_range.
+    keeps weights within ±63, which is exact on every processor (see `saturating_pairs`); ONNX Runtime calls that reduce_range.
 
     >>> layer = Int8Linear(nn.Linear(8, 4))
     >>> layer.weight.dtype, layer(torch.ones(2, 8)).shape

@@ -51,6 +51,14 @@ def test_deepspeed():
     holds("DeepSpeed", asked(told), asked(silent))
 
 
+@pytest.mark.parametrize("key", ["bf16", "bfloat16"])
+def test_deepspeed_takes_stage_2_and_the_older_key(key):
+    """What notebook 12 says of it in a sentence."""
+    config = pytest.importorskip("deepspeed.runtime.config", reason="deepspeed is not installed: its own parser cannot be asked")
+    told = config.DeepSpeedConfig({"train_micro_batch_size_per_gpu": 4, key: {"enabled": True}, "zero_optimization": {"stage": 2}})
+    assert told.zero_config.stage == 2 and told.bfloat16_config.enabled
+
+
 def test_deepspeed_scales_a_loss_in_fp16():
     """What notebook 12 says of it in a sentence."""
     config = pytest.importorskip("deepspeed.runtime.config", reason="deepspeed is not installed: its own parser cannot be asked")
