@@ -13,6 +13,7 @@ COMMANDS = {
     "grade": ("teaching.grading.command", "grade submitted notebooks, each exercise in a fenced process"),
     "release": ("teaching.release", "the course as a folder for students, and the answer key apart"),
     "train": ("training.train", "train a small GPT in a chosen precision, beside another"),
+    "cards": ("teaching.interview.export", "the interview questions as an Anki deck, a table or printable sheets"),
 }
 
 

@@ -17,6 +17,8 @@ _HOME = {
     "GridLoupe": "gridloupe",
     "ShardLedger": "sharding",
     "FactCheck": "factcheck",
+    "InterviewDrill": "drill",
+    "DailyReview": "review",
 }
 __all__ = list(_HOME)
 
