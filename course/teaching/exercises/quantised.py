@@ -37,8 +37,19 @@ def _back_again(values, bits):
     return scale, [code * scale for code in codes]
 
 
+def _spread(values, bits):
+    scale = (max(values) - min(values)) / (2**bits - 1) or 1.0
+    return scale, [round(v / scale) for v in values]
+
+
+def _plain(got):
+    """What to say of tensors, or "": their FP32 is not what a list of Python's numbers is compared with."""
+    parts = [got, *got] if isinstance(got, (tuple, list)) else [got]
+    return "these are tensors: return plain numbers, .item() and .tolist(), worked out in Python's floats." if any(hasattr(part, "tolist") for part in parts) else ""
+
+
 def _about_symmetric(got, wanted):
-    return "return both: the scale and the list of codes." if isinstance(got, (int, float, list)) else ""
+    return _plain(got) or ("return both: the scale and the list of codes." if isinstance(got, (int, float, list)) else "")
 
 
 SYMMETRIC = Exercise(
@@ -58,6 +69,7 @@ SYMMETRIC = Exercise(
     misconceptions=(
         Misconception("2^(bits−1) steps", _symmetric(end=lambda bits: 2 ** (bits - 1)), "divided by 2^(bits−1), 128 or 8: the largest positive number would get a code that does not exist. The last one is 2^(bits−1) − 1."),
         Misconception("all codes on one side", _symmetric(end=lambda bits: 2**bits - 1), "2^bits − 1 steps from 0 to amax: half of the codes are needed for negative numbers."),
+        Misconception("from end to end", _spread, "(max − min) / (2^bits − 1) is the gap of an asymmetric grid, which goes from the smallest number to the largest. A symmetric one goes from −amax to amax."),
         Misconception("the largest signed number", _symmetric(amax=max), "max(values) forgets the sign: a row whose largest magnitude is negative gets codes beyond the end. Take abs first."),
         Misconception("cuts toward zero", _symmetric(code=int), "int() cuts: the error goes up to a whole step, and always toward zero. Round to the nearest code."),
         Misconception("ties go up", _symmetric(code=lambda x: math.floor(x + 0.5)), "floor(x + 0.5) sends every tie up, so that −x no longer has the code of x negated. round() sends ties to the even code."),
@@ -100,6 +112,11 @@ def _signed(values, bits):
     return scale, zero - 2 ** (bits - 1), [code - 2 ** (bits - 1) for code in codes]
 
 
+def _from_least(values, bits):
+    scale, zero, _ = asymmetric(values, bits)
+    return scale, zero, [min(2**bits - 1, max(0, round((v - min(0.0, *values)) / scale))) for v in values]
+
+
 ASYMMETRIC = Exercise(
     id="11-2",
     title="a row of numbers on an asymmetric grid: scale, code of zero, and codes",
@@ -113,7 +130,7 @@ ASYMMETRIC = Exercise(
     ),
     same=near,
     show=lambda values, bits: f"values {values}, {bits} bits",
-    remark=lambda got, wanted: "return three things: scale, zero, codes." if isinstance(got, (tuple, list, float)) and (isinstance(got, float) or len(got) != 3) else "",
+    remark=lambda got, wanted: _plain(got) or "return three things: scale, zero, codes." if _plain(got) or isinstance(got, (tuple, list, float)) and (isinstance(got, float) or len(got) != 3) else "",
     misconceptions=(
         Misconception("the range without zero", _asymmetric(with_zero=False), "from the smallest to the largest number, without 0: where all numbers lie on one side, 0 falls off the grid, and it has to be exact."),
         Misconception("2^bits steps", _asymmetric(steps=lambda bits: 2**bits), "2^bits codes have 2^bits − 1 steps between them."),
@@ -123,6 +140,7 @@ ASYMMETRIC = Exercise(
         Misconception("the smallest number as offset", _asymmetric(zero=lambda least, scale: least), "the zero is a code, counted in steps: divide by the scale."),
         Misconception("codes without the zero", _asymmetric(code=lambda v, scale, zero: round(v / scale)), "the codes are not moved: add zero after rounding, so that negative numbers have codes too."),
         Misconception("the zero is subtracted", _asymmetric(code=lambda v, scale, zero: round(v / scale) - zero), "subtracting zero is the way back. On the way in it is added."),
+        Misconception("counted from the smallest number", _from_least, "(v − least) / scale, rounded in one piece: then a number and the zero are not rounded alike, and 0 itself may get another code than zero. Round v / scale, and add the whole zero."),
         Misconception("signed codes", _signed, "signed codes, from −2^(bits−1) on: many libraries store them so, everything moved by 2^(bits−1). Here they count from 0."),
         Misconception("not clamped", _asymmetric(clamp=False), "zero and the quotient are rounded apart, so a code may lie one beyond the end: clamp it to 0 … 2^bits − 1."),
         Misconception("cuts toward zero", _asymmetric(code=lambda v, scale, zero: int(v / scale) + zero), "int() cuts toward zero: round to the nearest code."),
@@ -292,6 +310,18 @@ def _after(weight, gradient, lr, scale, steps):
     return train_on_grid(weight, gradient, lr, scale, steps + 1)[1:]
 
 
+def _codes(weight, gradient, lr, scale, steps):
+    return [round(value / scale) for value in train_on_grid(weight, gradient, lr, scale, steps)]
+
+
+def _without_scale(weight, gradient, lr, scale, steps):
+    used = []
+    for _ in range(steps):
+        used.append(round(weight / scale))
+        weight -= lr * gradient(used[-1])
+    return used
+
+
 def _at_the_end(weight, gradient, lr, scale, steps):
     for _ in range(steps):
         weight -= lr * gradient(weight)
@@ -321,6 +351,8 @@ AWARE = Exercise(
         Misconception("the true derivative", _aware(slope=0.0), "the derivative of rounding is 0 nearly everywhere, so nothing moves. Straight through means: use 1 instead."),
         Misconception("the gradient of the long weight", _aware(at=lambda weight, on_grid: weight), "the gradient is taken at the long weight: the run does not see what rounding does. Take it at the value on the grid."),
         Misconception("the long weights", _aware(shown=lambda weight, on_grid: weight), "these are the long weights. The forward pass reads scale · round(weight / scale)."),
+        Misconception("the scale is forgotten", _without_scale, "round(weight / scale) is a code. What the forward pass reads, and where the gradient is taken, is scale · code."),
+        Misconception("the codes", _codes, "these are the codes. The forward pass reads what they stand for, scale · code."),
         Misconception("the values after the steps", _after, "one step late: the first value is the one that the first forward pass reads, before any update."),
         Misconception("rounded at the end", _at_the_end, "trained without the grid and rounded at the end: that is quantisation after training."),
         Misconception("uphill", _aware(sign=1), "the sign is turned: descent subtracts the gradient."),

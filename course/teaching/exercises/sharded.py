@@ -91,6 +91,9 @@ SENT = Exercise(
         Misconception("weights gathered once", _sent(gathers=lambda s, m: m if s == 3 else 1), "stage 3 gathers the weights twice for each micro-batch: for the forward pass, and again for the backward pass."),
         Misconception("stage 2 waits for the last micro-batch", _sent(scatters=lambda s, m: m if s == 3 else 1), "from stage 2 on a process has no place for whole gradients: each micro-batch sends its own."),
         Misconception("stage 3 waits for the last micro-batch", _sent(scatters=lambda s, m: 1, gathers=lambda s, m: 2 if s == 3 else 1), "sharded gradients and weights move with every micro-batch."),
+        Misconception("DDP sends every micro-batch", lambda s, n, w, g, m: sent_bytes(s, n, w, g, m) * (1 if s else m), "DDP keeps whole gradients: it can add up its micro-batches and send once. (In torch it has to be told, with no_sync.)"),
+        Misconception("weights gathered for every micro-batch", _sent(gathers=lambda s, m: 2 * m if s == 3 else m), "in stages 1 and 2 the weights are whole: they are gathered once in a step, after the update."),
+        Misconception("all of it for every micro-batch", lambda s, n, w, g, m: m * sent_bytes(s, n, w, g, 1), "not all of it is sent for every micro-batch. Gradients are, from stage 2 on, where nobody keeps them whole; weights in stage 3 only."),
         Misconception("stage 1 sends every micro-batch", _sent(scatters=lambda s, m: m), "stage 1 keeps whole gradients and can add up its micro-batches before it sends anything."),
         Misconception("weights in the format of sums", _sent(wide=True), "the weights travel in their own format, whatever the sums have."),
         Misconception("an all-reduce besides", lambda s, n, w, g, m: sent_bytes(s, n, w, g, m) + (sent_bytes(0, n, w, g, m) / 2 if s else 0), "no process needs the sums of all gradients from stage 1 on: a reduce-scatter gives each its own part."),
@@ -200,6 +203,8 @@ TOP = Exercise(
     show=lambda gradient, memory, k: f"gradient = {gradient}, memory = {memory}, k = {k}",
     misconceptions=(
         Misconception("memory never used", _top(pick=lambda g, m, w: g, send=lambda g, w: g, keep=lambda g, m, w, s: g - s), "the memory plays no part: add it to the gradient before anything is chosen."),
+        Misconception("nothing is remembered", _top(pick=lambda g, m, w: g, send=lambda g, w: g, keep=lambda g, m, w, s: 0.0), "the memory plays no part and stays empty: add it to the gradient, and keep what is not sent."),
+        Misconception("sent, and the rest forgotten", _top(keep=lambda g, m, w, s: 0.0), "what is not sent now is lost: the new memory is (gradient + memory) − sent."),
         Misconception("old memory forgotten", _top(keep=lambda g, m, w, s: g if not s else 0.0), "what was remembered and not sent this time either has to stay: memory is (gradient + memory) − sent."),
         Misconception("chosen by the gradient", _top(pick=lambda g, m, w: g), "the places were chosen by the gradient alone. A small gradient that has waited long should get its turn: choose by gradient + memory."),
         Misconception("memory not sent", _top(send=lambda g, w: g), "at the chosen places gradient + memory is sent, not the gradient alone."),
