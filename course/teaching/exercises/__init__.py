@@ -2,11 +2,11 @@
 
 import html
 
-from . import autocast, bits, clinic, fp8, masters, quantised, ranges, realrun, rounding, scaling, sharded, swamping, underflow, verdicts
+from . import autocast, bits, clinic, fp8, masters, quantised, ranges, realrun, rounding, scaling, sharded, swamping, underflow, verdicts, whiteboard
 from .checking import Verdict, examine
 from .model import Exercise, Misconception
 
-EXERCISES = {exercise.id: exercise for module in (bits, rounding, underflow, scaling, swamping, masters, autocast, fp8, realrun, ranges, quantised, sharded, verdicts, clinic) for exercise in module.EXERCISES}
+EXERCISES = {exercise.id: exercise for module in (bits, rounding, underflow, scaling, swamping, masters, autocast, fp8, realrun, ranges, quantised, sharded, verdicts, clinic, whiteboard) for exercise in module.EXERCISES}
 
 __all__ = ["EXERCISES", "Exercise", "Misconception", "Verdict", "check", "examine", "hint", "solution"]
 

@@ -134,9 +134,10 @@ def after_infinite_gradients(*gradients) -> tuple:
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(torch.ones(1))
     weights = [torch.nn.Parameter(torch.ones(1)) for _ in gradients]
-    for w, gradient in zip(weights, gradients):
+    optimizers = [torch.optim.SGD([w], lr=0.5) for w in weights]  # kept: the scaler knows an optimizer by its id()
+    for w, optimizer, gradient in zip(weights, optimizers, gradients):
         w.grad = torch.tensor([gradient])
-        scaler.step(torch.optim.SGD([w], lr=0.5))
+        scaler.step(optimizer)
     scaler.update()
     return (*(w.item() for w in weights), scaler.get_scale())
 
