@@ -47,11 +47,11 @@ def _child(job, read, write):
         os.dup2(quiet, descriptor)
     if hasattr(os, "setsid"):
         os.setsid()
-    channel = Channel(read, write)
+    channel = Channel(read, write, job["job"])
     try:
         fence.limit(job["seconds"], job["memory"], job["folder"])
         filtered = fence.filter_calls() if job["filter"] else False
-        serious = fence.watch(lambda words: channel.send({"breach": words}))
+        serious = fence.watch(lambda words: channel.send({"breach": words}), job["private"])
         channel.send({"ready": filtered})
         _answer(job, channel, serious)
     except BaseException as error:
@@ -62,8 +62,8 @@ def _child(job, read, write):
 class Channel:
     """Lines of JSON to the parent, and its answers."""
 
-    def __init__(self, read, write):
-        self.reader, self.write = os.fdopen(read, encoding="utf-8"), write
+    def __init__(self, read, write, job):
+        self.reader, self.write, self.job = os.fdopen(read, encoding="utf-8"), write, job
 
     def send(self, message):
         data = wire.text(message).encode()
@@ -80,6 +80,8 @@ class Channel:
         """The value of a function that stayed with the parent."""
         self.send({"call": number, "with": wire.pack(list(arguments))})
         answer = json.loads(self.reader.readline())
+        while answer["job"] != self.job:  # meant for a child that was stopped before it could read it
+            answer = json.loads(self.reader.readline())
         if "error" in answer:
             raise TypeError(answer["error"])
         return wire.unpack(answer["value"])

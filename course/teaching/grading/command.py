@@ -14,6 +14,7 @@ from pathlib import Path
 
 from course.training.files import write_atomically
 
+from ..build import ROOT
 from ..exercises import EXERCISES
 from ..exercises.checking import Verdict
 from . import collect
@@ -122,11 +123,18 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+def hidden(paths, journal) -> list:
+    """What no submission may read: the others, and the points. A folder that Python or the course lives in is left out."""
+    folders = {path.parent for path in paths}
+    used = (str(ROOT), sys.prefix, sys.base_prefix)
+    return [journal, *(folder for folder in folders if not any(place.startswith(str(folder)) for place in used))]
+
+
 def grade_all(notebooks, journal, jobs, limits) -> list:
     """All rows, in the order of the notebooks and exercises; a progress bar where someone watches."""
     from tqdm.auto import tqdm
 
-    waiting, results = queue.Queue(), {}
+    waiting, results, private = queue.Queue(), {}, hidden(notebooks.values(), journal.path)
     for name, path in notebooks.items():
         kept = journal.done.get(journal.name(path))
         if kept is None:
@@ -134,7 +142,7 @@ def grade_all(notebooks, journal, jobs, limits) -> list:
         else:
             results[name] = [{**entry, "notebook": name} for entry in kept]
     with tqdm(total=len(notebooks), initial=len(results), desc="grading", unit="notebook", disable=not sys.stderr.isatty()) as bar:
-        threads = [threading.Thread(target=_worker, args=(waiting, results, journal, limits, bar), daemon=True) for _ in range(min(jobs, max(1, waiting.qsize())))]
+        threads = [threading.Thread(target=_worker, args=(waiting, results, journal, limits, bar, private), daemon=True) for _ in range(min(jobs, max(1, waiting.qsize())))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -142,8 +150,8 @@ def grade_all(notebooks, journal, jobs, limits) -> list:
     return [entry for name in notebooks for entry in results[name]]
 
 
-def _worker(waiting, results, journal, limits, bar):
-    with Nursery(limits) as nursery:
+def _worker(waiting, results, journal, limits, bar, private):
+    with Nursery(limits, private) as nursery:
         while True:
             try:
                 name, path = waiting.get_nowait()

@@ -49,13 +49,14 @@ def _memory_in_use():
         return 0
 
 
-def watch(tell):
+def watch(tell, private=()):
     """Install the audit hook, which cannot be taken off again. `tell(words)` is called once for each breach while the
-    returned list holds True: a library's own import may try what is forbidden, and is only kept from it."""
-    serious = [False]
+    returned list holds True: a library's own import may try what is forbidden, and is only kept from it. Nothing below
+    the folders and files of `private` may be read."""
+    serious, private = [False], tuple(map(os.path.realpath, private))
 
     def hook(event, arguments):
-        words = _breach(event, arguments)
+        words = _breach(event, arguments, private)
         if words:
             if serious[0]:
                 tell(words)
@@ -65,18 +66,26 @@ def watch(tell):
     return serious
 
 
-def _breach(event, arguments):
+def _breach(event, arguments, private):
     if event == "open":
         path, _, flags = arguments
         if isinstance(flags, int) and flags & WRITING and path != os.devnull:
             return f"writes a file ({os.path.basename(os.fsdecode(path))})" if isinstance(path, (str, bytes)) else "writes a file"
-        if isinstance(path, (str, bytes)) and os.path.realpath(os.fsdecode(path)).startswith(SECRET):
-            return "reads the solutions"
-    elif event == "import":
-        if str(arguments[0]).startswith(SECRET_MODULES):
-            return "reads the solutions"
-    else:
-        return next((words for start, words in FORBIDDEN.items() if event.startswith(start)), "")
+        return _reading(os.path.realpath(os.fsdecode(path)), private) if isinstance(path, (str, bytes)) else ""
+    if event in ("os.listdir", "os.scandir", "glob.glob"):
+        return "looks at other submissions" if private and os.path.realpath(os.fsdecode(arguments[0] or ".")).startswith(private) else ""
+    if event == "import":
+        return "reads the solutions" if str(arguments[0]).startswith(SECRET_MODULES) else ""
+    return next((words for start, words in FORBIDDEN.items() if event.startswith(start)), "")
+
+
+def _reading(path, private):
+    if path.startswith(SECRET):
+        return "reads the solutions"
+    if private and path.startswith(private):
+        return "reads other submissions"
+    if path.startswith("/proc/") and path.split("/")[2].isdigit() and int(path.split("/")[2]) != os.getpid():
+        return "reads another process"
     return ""
 
 

@@ -33,8 +33,8 @@ class Limits:
 class Nursery:
     """A process that has loaded torch and makes a child for each job; a new one where the old one came to harm."""
 
-    def __init__(self, limits=Limits()):
-        self.limits, self.process = limits, None
+    def __init__(self, limits=Limits(), private=()):
+        self.limits, self.private, self.process, self.jobs = limits, tuple(map(str, private)), None, 0
 
     def __enter__(self):
         return self
@@ -49,8 +49,9 @@ class Nursery:
         for case in exercise.cases:
             cases.append(pickle.dumps([_stay(part, functions) for part in case]))
         with tempfile.TemporaryDirectory(prefix="grade-") as folder:
-            job = {"imports": candidate.imports, "helpers": candidate.helpers, "definitions": candidate.definitions, "function": candidate.function, "cases": cases, "folder": folder,
-                   "seconds": self.limits.seconds, "memory": self.limits.memory, "filter": self.limits.filter}  # fmt: skip
+            self.jobs += 1
+            job = {"job": self.jobs, "imports": candidate.imports, "helpers": candidate.helpers, "definitions": candidate.definitions, "function": candidate.function, "cases": cases, "folder": folder,
+                   "seconds": self.limits.seconds, "memory": self.limits.memory, "filter": self.limits.filter, "private": self.private}  # fmt: skip
             try:
                 heard = self._converse(job, functions)
             except (OSError, ValueError, EOFError) as error:
@@ -64,8 +65,8 @@ class Nursery:
         packed = pickle.dumps(job)
         self.process.stdin.write(struct.pack("I", len(packed)) + packed)
         self.process.stdin.flush()
+        number = int(self._control(time.monotonic() + 120))  # a new nursery loads its libraries first
         heard, deadline = Heard(), time.monotonic() + self.limits.clock
-        number = int(self._control(time.monotonic() + 60))
         try:
             while not heard.over and (line := self._line(deadline, heard)) is not None:
                 heard.take(line, functions, self._reply)
@@ -90,7 +91,7 @@ class Nursery:
         return line
 
     def _end(self, number, heard):
-        """See the child off; kill it if it does not go by itself. A nursery whose pipes may hold remains is closed."""
+        """See the child off; kill it if it does not go by itself."""
         if heard.trouble or not heard.over:
             patience = 0.0 if heard.trouble else 0.5
         else:
@@ -102,10 +103,21 @@ class Nursery:
             status = self._control(time.monotonic() + 10)
         if not heard.over:
             heard.trouble = heard.trouble or _fate(int(status.split()[-1]))
-            self.close()
+        self._drain()
+
+    def _drain(self):
+        """Forget what a child that has gone may have left in the pipe."""
+        os.set_blocking(self.from_child, False)
+        try:
+            while os.read(self.from_child, 1 << 20):
+                pass
+        except BlockingIOError:
+            pass
+        os.set_blocking(self.from_child, True)
+        self.buffer = b""
 
     def _reply(self, message):
-        os.write(self.to_child, wire.text(message).encode())
+        os.write(self.to_child, wire.text({**message, "job": self.jobs}).encode())
 
     def _control(self, deadline):
         """The next line of the nursery itself: a process number, or that the child has ended."""
