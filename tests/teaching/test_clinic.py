@@ -5,7 +5,7 @@ import pytest
 
 import course
 from course.teaching import clinic, progress
-from course.teaching.clinic.model import Edit, compiled
+from course.teaching.clinic.model import Edit, compiled, quietly
 from course.teaching.exercises import EXERCISES, examine
 
 CASES = list(clinic.CASES.values())
@@ -15,6 +15,8 @@ each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 @pytest.fixture(autouse=True)
 def own_progress(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_PROGRESS_DIR", str(tmp_path))
+    with quietly():
+        yield
 
 
 def trainer(case, edit):

@@ -9,7 +9,9 @@ import inspect
 import linecache
 import math
 import textwrap
+import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,6 +71,11 @@ class Case(Exercise):
     others: tuple = ()
     threads: tuple = ()
 
+    @staticmethod
+    def surroundings():
+        """The context in which trainers run: one thread, which small tensors are faster with, and no warnings."""
+        return quietly()
+
     @cached_property
     def broken_text(self) -> str:
         """The broken trainer as the learner gets it."""
@@ -107,13 +114,30 @@ class Case(Exercise):
         return Verdict("right", self.id, f"repaired: the fault is gone, and the training works with {len(results)} of {len(results)} seeds. {self.why}")
 
 
+@contextmanager
+def quietly():
+    """One thread and no warnings, as they were afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def told(numbers) -> str:
     """Measurements in words.
 
     >>> told({"loss": 0.12345, "steps moved": 7})
     'loss 0.123, steps moved 7'
     """
-    return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+    return ", ".join(f"{name} {value:.0f}" if value == int(_finite(value)) else f"{name} {value:.3g}" for name, value in numbers.items())
+
+
+def _finite(value):
+    return value if math.isfinite(value) else 0
 
 
 def compiled(text, name="trainer", module=__name__):

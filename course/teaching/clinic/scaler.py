@@ -326,7 +326,7 @@ RECREATED = make_case(
         "The scale is state, like the weights: it must live as long as they do.",
         "___ = torch.amp.GradScaler(…) before the loop over ___",
     ),
-    threads=("fairseq2 #1346", "animl-py #304"),
+    threads=("facebookresearch/fairseq2 #1346", "conservationtechlab/animl-py #304"),
 )  # fmt: skip
 
 CASES = (CLIP, GROWN, COLLAPSE, SCHEDULE, RECREATED)

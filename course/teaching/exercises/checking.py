@@ -1,5 +1,6 @@
 """Running a learner's function safely, and finding out which mistake it makes."""
 
+import contextlib
 import copy
 import html
 import inspect
@@ -70,10 +71,13 @@ class _Alarm:
 
 def examine(exercise, function) -> Verdict:
     """Compare a function with an exercise's reference on all of its cases."""
-    exercise.reference(*copy.deepcopy(exercise.cases[0]))  # what this loads for the first time is not the learner's time
+    surroundings = getattr(exercise, "surroundings", contextlib.nullcontext)
+    with surroundings():
+        exercise.reference(*copy.deepcopy(exercise.cases[0]))  # what this loads for the first time is not the learner's time
     alarm = _Alarm(SECONDS, function)
     try:
-        return _examine(exercise, function)
+        with surroundings():
+            return _examine(exercise, function)
     except _TooLong:
         return Verdict("crashed", exercise.id, f"Your code did not finish within {SECONDS} seconds: does a loop never end?")
     except KeyboardInterrupt:
