@@ -1,5 +1,6 @@
 """README and CONTRIBUTING say what is there: links lead somewhere, the map is true, the commands exist."""
 
+import json
 import re
 
 import pytest
@@ -10,6 +11,8 @@ from course.teaching.session import NOTEBOOKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CLASS = (ROOT / "notebooks" / "instructor" / "class.md").read_text(encoding="utf-8")
+SHOWN = re.findall(r"^\| (.+?) \| (\d\d · .+?) \|$", README, re.MULTILINE)
 MAP = re.findall(r"^\| (\d\d) \| (\w+) \|.*\| (here|planned) \|$", README, re.MULTILINE)
 
 
@@ -23,13 +26,26 @@ def test_the_map_says_honestly_what_is_there():
     assert {path.name[:2] for path in (ROOT / "notebooks").glob("*.ipynb")} == there
 
 
+def headings(number):
+    """The headings of one notebook."""
+    cells = json.loads((ROOT / "notebooks" / f"{number}_{NOTEBOOKS[number]}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return {line[3:].strip() for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).splitlines() if line.startswith("## ")}
+
+
+def test_what_is_shown_where_is_there():
+    assert len(SHOWN) >= 54 and len({what for what, _ in SHOWN}) == len(SHOWN)
+    places = [place.partition(" · ")[::2] for _, places in SHOWN for place in re.split(r"; (?=\d\d · )", places)]
+    assert [(number, heading) for number, heading in places if heading not in headings(number)] == []
+    assert {number for number, _ in places} >= {number for number, _, state in MAP if state == "here"} - {"00"}
+
+
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
 def test_links_lead_somewhere(text):
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+@pytest.mark.parametrize("text", [README, CONTRIBUTING, CLASS], ids=["README", "CONTRIBUTING", "class"])
 def test_commands_exist(text):
     named = set(re.findall(r"-m course (\w+)", text))
     assert named and named <= set(COMMANDS)
