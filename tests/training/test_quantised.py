@@ -131,6 +131,12 @@ def test_smoothing_evens_the_channels_out_and_keeps_the_function(model, batches)
     assert strengths == [0.25, 100.0]
 
 
+def test_the_largest_of_all_batches_counts(model, batches):
+    each, found = [quantised.activation_amax(model, [batch]) for batch in batches], quantised.activation_amax(model, batches)
+    assert len(found) == 8 and all(torch.equal(found[layer], torch.maximum(each[0][layer], each[1][layer])) for layer in found)
+    assert any((each[0][layer] > each[1][layer]).any() for layer in found) and any((each[0][layer] < each[1][layer]).any() for layer in found)
+
+
 def test_perplexity_comes_from_the_mean_of_the_batches(model, batches):
     assert quantised.validation_loss(model, batches) == pytest.approx(
         np.mean([quantised.validation_loss(model, [batch]) for batch in batches]), rel=1e-6)
