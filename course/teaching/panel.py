@@ -4,7 +4,7 @@
 back; all numbers are made in Python. What the HTML may contain:
 
 - `<button data-act="flip 0 9">`: a click, Space or Enter sends the action `{"act": "flip 0 9"}`.
-- `<input data-act>` and `<select data-act>`: a committed text, a choice or a slider's place sends `value` as well.
+- `<input data-act>`, `<textarea data-act>` and `<select data-act>`: a committed text, a choice or a slider's place sends `value` as well.
   Slider moves are merged: while one is being answered, only the latest of the others waits.
 - `role="group"` around buttons: one stop for the Tab key, arrow keys, Home and End move inside; `data-up`, `data-down`
   on the group name the actions of the arrows up and down.
@@ -31,9 +31,11 @@ function morph(old, now) { // make old like now, touching only what differs: foc
     if (name === "value" && old !== ahead && !old.matches(":active")) old.value = value;
   }
   if (now.nodeName === "OPTION") old.selected = now.selected;
+  const rewritten = now.nodeName === "TEXTAREA" && old.textContent !== now.textContent && old !== document.activeElement;
   const [had, has] = [[...old.childNodes], [...now.childNodes]];
   has.forEach((node, i) => had[i] ? morph(had[i], node) : old.append(node));
   had.slice(has.length).forEach(node => node.remove());
+  if (rewritten) old.value = now.value; // what a reader has typed meanwhile stays
 }
 function render({ model, el }) {
   const root = el.appendChild(document.createElement("div"));

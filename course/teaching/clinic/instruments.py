@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from course.training.trace import _NAMES, _VIEWS
 
+from ..exercises.checking import SECONDS, _Alarm, _TooLong
 from .model import path_of, quietly
 
 MOST_CALLS = 4000
@@ -129,7 +130,7 @@ def dtype_trace(train, seed=0) -> Reading:
 
     >>> from .model import compiled
     >>> dtype_trace(compiled("def train(seed):\\n    return torch.ones(2).half() + 1", "t1")).rows
-    (('line 2', 'add', 'forward', 'FP16', 1), ('line 2', '_to_copy', 'forward', 'FP16', 1), ('line 2', 'ones', 'forward', 'FP32', 1))
+    (('line 2', '_to_copy', 'forward', 'FP16', 1), ('line 2', 'add', 'forward', 'FP16', 1), ('line 2', 'ones', 'forward', 'FP32', 1))
     """
     counts = Counter()
 
@@ -275,6 +276,17 @@ def _differences(call, exact):
         off = near & ((got - wanted).abs() > bound)
         if off.any():
             yield "more than rounding", f"{int(off.sum())} of {off.numel()} are off by more than 8 eps"
+
+
+def read(instrument, train, seed=0) -> Reading:
+    """What an instrument of `INSTRUMENTS` says of a trainer; a trainer that does not come back is stopped."""
+    alarm = _Alarm(SECONDS, train)
+    try:
+        return INSTRUMENTS[instrument][1](train, seed)
+    except _TooLong:
+        return Reading(f"The trainer did not finish within {SECONDS} seconds.")
+    finally:
+        alarm.off()
 
 
 INSTRUMENTS = {

@@ -17,6 +17,7 @@ _HOME = {
     "GridLoupe": "gridloupe",
     "ShardLedger": "sharding",
     "FactCheck": "factcheck",
+    "ClinicBed": "clinic",
     "InterviewDrill": "drill",
     "DailyReview": "review",
 }
