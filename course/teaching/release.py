@@ -86,12 +86,29 @@ def withhold(teaching):
 
     record = {}
     for id, exercise in EXERCISES.items():
+        if hasattr(exercise, "judge"):  # a trainer of the clinic: judged by its run, without a solution to compare with
+            continue
         solvers = [exercise.reference, *(m.solve for m in exercise.misconceptions)]
         record[id] = [[wire.pack(_result(solve, case)) for case in exercise.cases] for solve in solvers]
     (teaching / "exercises" / RECORD).write_text(json.dumps(record, separators=(",", ":")), encoding="utf-8")
     for path in (teaching / "exercises").glob("*.py"):
         if path.stem not in ("__init__", "model", "checking", "answers"):
             path.write_text(without_solutions(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (teaching / "clinic").glob("*.py"):
+        path.write_text(without_repairs(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def without_repairs(source) -> str:
+    """The source of a module of the clinic with every repair, good or bad, left empty.
+
+    >>> print(without_repairs('A = make_case("13-1", broken, fix=(("a", "b"),), others=(("c", ()),))'))
+    A = make_case('13-1', broken, fix=(), others=())
+    """
+    tree = ast.parse(source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "make_case"]
+    for keyword in [keyword for call in calls for keyword in call.keywords if keyword.arg in ("fix", "others", "hiding")]:
+        keyword.value = ast.Tuple([], ast.Load())
+    return ast.unparse(ast.fix_missing_locations(tree)) if calls else source
 
 
 def _result(solve, case):
@@ -143,13 +160,24 @@ def _names(statement):
 
 
 def leaks(folder) -> list:
-    """Exercises whose solution can still be read in a released folder: three lines of its body in a row (a hint may show two)."""
+    """Exercises whose solution can still be read in a released folder: three lines of its body in a row (a hint may show two), in any file of its kind."""
     from .exercises import EXERCISES
 
-    texts = [" ".join(path.read_text(encoding="utf-8").split()) for path in sorted(Path(folder).rglob("exercises/*.py"))]
+    texts = {kind: [_flat(ast.unparse(ast.parse(path.read_text(encoding="utf-8")))) for path in sorted(Path(folder).rglob(f"{kind}/*.py"))] for kind in ("exercises", "clinic")}
     found = []
     for id, exercise in EXERCISES.items():
-        body = ast.unparse(ast.parse(exercise.solution_text).body[0]).splitlines()[1:]
-        pieces = [" ".join(" ".join(body[i : i + 3]).split()) for i in range(max(1, len(body) - 2))]
-        found += [id] if any(piece in text for piece in pieces if len(piece) > 25 for text in texts) else []
+        known = _pieces(exercise.broken_text) if hasattr(exercise, "judge") else []
+        pieces = [piece for piece in _pieces(exercise.solution_text) if piece not in known and len(piece) > 25]
+        found += [id] if any(piece in text for piece in pieces for text in texts["clinic" if hasattr(exercise, "judge") else "exercises"]) else []
     return found
+
+
+def _flat(text):
+    """The lines without what surrounds them, each with a mark at both ends, so that a part of a line is not taken for a line."""
+    return "¶".join(["", *(" ".join(line.split()) for line in text.splitlines() if line.strip()), ""])
+
+
+def _pieces(source):
+    """Each three lines of a function's body in a row."""
+    body = ast.unparse(ast.parse(source).body[0]).splitlines()[1:]
+    return [_flat("\n".join(body[i : i + 3])) for i in range(max(1, len(body) - 2))]

@@ -11,7 +11,8 @@ from course.teaching.build import ROOT
 from course.teaching.exercises import EXERCISES, examine
 from course.teaching.grading import wire
 
-ORDINARY = {id: e for id, e in EXERCISES.items() if hasattr(e, "reference")}
+ORDINARY = {id: e for id, e in EXERCISES.items() if not hasattr(e, "judge")}
+TRAINERS = {id: e for id, e in EXERCISES.items() if hasattr(e, "judge")}
 
 ASK = """
 import json, sys, copy
@@ -55,6 +56,26 @@ def test_the_students_copy_judges_as_the_course_does(kit, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert {key: value for key, value in found.items() if " " in key} == wanted
     assert all("ask your teacher" in found[id] for id in ORDINARY)
+
+
+def test_the_clinic_judges_without_knowing_the_repair(kit, tmp_path):
+    code = """
+import json, sys
+from course.teaching.exercises import EXERCISES, check, solution
+found = {}
+for id, text in json.load(open(sys.argv[1])).items():
+    case = EXERCISES[id]
+    found[id] = [check(id, case.from_text(case.broken_text)).misconception, check(id, case.from_text(text)).status, solution(id).code]
+json.dump(found, open(sys.argv[2], "w"))
+"""
+    some = dict(list(TRAINERS.items())[::6])
+    (tmp_path / "texts.json").write_text(json.dumps({id: case.solution_text for id, case in some.items()}))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "texts.json"), str(tmp_path / "found.json")], capture_output=True, text=True, timeout=240, cwd=kit / "student",
+                          env={"PYTHONPATH": str(kit / "student"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "COURSE_PROGRESS_DIR": str(tmp_path)})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) >= 3 and {id: value[:2] for id, value in found.items()} == {id: [case.findings[0].name, "right"] for id, case in some.items()}
+    assert all("ask your teacher" in value[2] for value in found.values())
 
 
 def test_no_solution_can_be_read_in_the_students_copy(kit):
