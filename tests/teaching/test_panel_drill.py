@@ -54,6 +54,7 @@ def test_one_question_from_the_notes_to_the_follow_up():
     state = do(state, "tick 0", "tick 2", "tick 0", "tick 1")
     assert state.ticked == (1, 2) and f"2 of {len(item.must)} so far" in say(state) and f"  x {item.must[1]}" in text(state)
     state = do(state, "answer")
+    assert f"You did not mention:</em> {item.must[0]}" in view(state) and f"mention:</em> {item.must[1]}" not in view(state)
     assert state.proof is None and item.trap in text(state) and "The proof holds" not in view(state)
     state = do(state, "prove")
     assert state.proof is True and "The proof holds." in view(state) and "The proof holds." in text(state)
@@ -169,6 +170,19 @@ def test_review_out_of_turn_is_told(before, act):
 def test_a_day_without_cards_says_so():
     state = step(review.ReviewState(DAY, 0), "begin")
     assert state.queue == () and "0 ratings" in review.say(state) and review.table(state)
+
+
+def test_a_notebook_left_open_over_night_begins_the_new_day(monkeypatch):
+    class Tomorrow(date):
+        @classmethod
+        def today(cls):
+            return date(2031, 1, 2)
+
+    floating, fixed = review.DailyReview(new_per_day=2), review.DailyReview(DAY, 2)
+    monkeypatch.setattr(review, "date", Tomorrow)
+    for panel, day in ((floating, date(2031, 1, 2)), (fixed, DAY)):
+        panel.act({"act": "begin"})
+        assert panel.state.day == day and len(panel.state.queue) == 2
 
 
 def test_damaged_cards_are_told():

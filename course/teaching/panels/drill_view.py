@@ -34,7 +34,7 @@ def _asked(state):
     tag = "section" if len(state.answered) % 2 else "div"
     box = (
         f'<{tag}><label class="cp-label" for="cp-notes-{state.item.id}">Your notes (optional; kept with your progress)</label><br>'
-        f'<textarea id="cp-notes-{state.item.id}" data-act="notes" data-key="notes" rows="7" style="width:100%;box-sizing:border-box">{escape(state.notes)}</textarea></{tag}>'
+        f'<textarea id="cp-notes-{state.item.id}" data-act="notes" data-key="notes" rows="7" style="width:100%;box-sizing:border-box;background:var(--page);color:inherit;font:inherit">{escape(state.notes)}</textarea></{tag}>'
     )
     return f'{_head(state)}{box}<div class="cp-bar" style="margin-top:8px">{button("rubric", "Show the rubric")}{button("restart", "↺ start over")}</div>'
 
@@ -55,9 +55,11 @@ def _answer(state):
     proof = "" if state.proof is None else f'<p><strong>{"The proof holds." if state.proof else "The proof does not hold here."}</strong></p>'
     code = f"<pre style=\"white-space:pre-wrap\">{escape(item.proof)}</pre>"
     source = f"<p><em>Source:</em> {escape(item.source)}</p>" if item.source else ""
+    missed = [point for i, point in enumerate(item.must) if i not in state.ticked]
+    missing = f"<p><em>You did not mention:</em> {rich('; '.join(missed))}.</p>" if missed else ""
     last = len(state.answered) + 1 == len(state.order)
     return (
-        f"{_head(state)}{_own_notes(state)}<p><strong>{rich(item.short)}</strong></p><p>{rich(item.long)}</p>"
+        f"{_head(state)}{_own_notes(state)}{missing}<p><strong>{rich(item.short)}</strong></p><p>{rich(item.long)}</p>"
         f'<p><em>The trap:</em> {rich(item.trap)}</p>{source}<details><summary>The proof as code</summary>{code}</details>{proof}'
         f"<p><em>Follow-up:</em> {rich(item.follow_up)}</p><p>Shown in notebook {item.notebook} ({NOTEBOOKS[item.notebook]}), cell {escape(item.see.partition('#')[2])}.</p>"
         f'<div class="cp-bar">{button("prove", "Run the proof")}{button("next", "Summary" if last else "Next question")}{button("restart", "↺ start over")}</div>'

@@ -112,3 +112,10 @@ class DailyReview(Panel):
 
     def __init__(self, day=None, new_per_day=review.NEW_PER_DAY):
         super().__init__(ReviewState(day or date.today(), new_per_day))
+        self.given = day
+
+    def act(self, action: dict):
+        """As in `Panel`; a notebook that was left open over night begins the new day."""
+        if self.given is None and self.state.queue is None:
+            self.state = replace(self.state, day=date.today())
+        return super().act(action)
