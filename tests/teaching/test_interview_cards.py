@@ -91,7 +91,7 @@ def test_a_sheet_is_whole_and_needs_no_network(topic):
     items = [item for item in bank().values() if item.topic == topic]
     assert not outline.open and outline.links == [] and "url(" not in page and "<script" not in page
     assert outline.tags.count("article") == len(items) and "size:A4" in page and "break-inside:avoid" in page
-    assert all(item.id in page for item in items)
+    assert all(item.id in page for item in items) and TOPICS[topic][1:] in page.partition("</h1>")[0]
 
 
 def test_the_command_writes_all_three_and_replaces_only_when_told(tmp_path, capsys):

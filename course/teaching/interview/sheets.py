@@ -22,7 +22,7 @@ def sheet(topic: str) -> str:
     True
     """
     items = choose(topics=[topic])
-    title = f"{TOPICS[topic].capitalize()}: {len(items)} interview questions"
+    title = f"{TOPICS[topic][0].upper()}{TOPICS[topic][1:]}: {len(items)} interview questions"
     body = "\n".join(_article(number, item) for number, item in enumerate(items, 1))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head>\n'
