@@ -1,6 +1,8 @@
 """Daily review: the same ratings give the same days; what is kept survives, and a damaged card harms no other."""
 
 import json
+import subprocess
+import sys
 from datetime import date, timedelta
 
 import pytest
@@ -108,3 +110,19 @@ def test_mistakes_are_told():
         review.rate("x", "good", DAY)
     with pytest.raises(ValueError, match="'fine' is no rating: choose again, hard, good, easy"):
         review.rate("bits-01", "fine", DAY)
+
+
+def test_a_kill_at_any_moment_loses_no_card(own_progress):
+    """A process that rates cards without end is killed; what it had kept is whole, and nothing else has to be mended."""
+    code = (
+        "import itertools\nfrom datetime import date\nfrom course.teaching.interview import bank, review\n"
+        "for item in itertools.cycle(bank.bank()):\n    review.rate(item, 'good', date(2026, 3, 2)); print(item, flush=True)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    told = [child.stdout.readline().strip() for _ in range(25)]
+    child.kill()
+    child.wait()
+    found = review.today(DAY, new_per_day=0)
+    assert set(told) <= set(progress.load()["cards"]) and found.unreadable == ()
+    progress.progress_file().with_suffix(".lock").unlink(missing_ok=True)  # else the next write waits until it is stale
+    assert review.rate(told[0], "good", DAY + timedelta(days=5))[1] == "" and set(told) <= set(progress.load()["cards"])
