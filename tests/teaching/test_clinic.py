@@ -1,5 +1,7 @@
 """The clinic: each fault shows, each repair is accepted, each repair that only hides the symptom is rejected by its name."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
@@ -19,22 +21,29 @@ def own_progress(tmp_path, monkeypatch):
         yield
 
 
+@lru_cache(maxsize=None)
+def records(id, repaired):
+    """What the broken or the repaired trainer of a case gives, run once for all tests."""
+    case = clinic.CASES[id]
+    return [(case.reference if repaired else case.broken)(*arguments) for arguments in case.cases]
+
+
 def trainer(case, edit):
     return compiled(edit.apply(case.broken_text), case.id)
 
 
 @each
 def test_the_fault_shows_and_is_named(case):
-    verdict = case.judge([case.broken(*arguments) for arguments in case.cases])
+    verdict = case.judge(records(case.id, False))
     assert (verdict.status, verdict.misconception) == ("wrong", case.findings[0].name)
-    for arguments in case.cases:  # with each seed by itself
-        assert case.findings[0].test(case.measure(*arguments, case.broken(*arguments)))
+    for arguments, record in zip(case.cases, records(case.id, False)):  # with each seed by itself
+        assert case.findings[0].test(case.measure(*arguments, record))
 
 
 @each
 def test_the_repair_passes_and_shows_none_of_the_findings(case):
-    for arguments in case.cases:
-        numbers = case.measure(*arguments, case.reference(*arguments))
+    for arguments, record in zip(case.cases, records(case.id, True)):
+        numbers = case.measure(*arguments, record)
         assert not [finding.name for finding in case.findings if finding.test(numbers)]
     assert course.check(case.id, case.solution_text).status == "right"
     assert progress.load()["exercises"][case.id]["solved"]
@@ -59,30 +68,30 @@ def test_another_good_repair_is_accepted(case, edit):
 def test_a_verdict_survives_the_way_of_the_grader(case):
     from course.teaching.grading import wire
 
-    for function, status in ((case.broken, "wrong"), (case.reference, "right")):
-        results = [wire.unpack(wire.pack(function(*arguments))) for arguments in case.cases]
-        assert case.judge(results).status == status
-        assert len(wire.text({"result": wire.pack(function(0))})) < wire.LONGEST / 2
+    for repaired, status in ((False, "wrong"), (True, "right")):
+        packed = [wire.pack(record) for record in records(case.id, repaired)]
+        assert case.judge([wire.unpack(record) for record in packed]).status == status
+        assert max(len(wire.text({"result": record})) for record in packed) < wire.LONGEST / 2
 
 
 @each
 def test_a_run_is_the_same_each_time_and_the_text_is_short(case):
-    assert repr(case.measure(0, case.broken(0))) == repr(case.measure(0, case.broken(0)))
+    assert repr(case.measure(0, case.broken(0))) == repr(case.measure(0, records(case.id, False)[0]))
     assert 15 <= len(case.broken_text.splitlines()) <= 40 and "#" not in case.broken_text
     assert len(case.solution_text.splitlines()) <= 42 and max(map(len, case.solution_text.splitlines())) <= 110
 
 
 @each
 def test_the_symptom_can_be_drawn(case):
-    for function in (case.broken, case.reference):
-        curve = case.curve(0, function(0))
+    for repaired in (False, True):
+        curve = case.curve(0, records(case.id, repaired)[0])
         assert len(curve) > 5 and all(isinstance(value, float) for value in curve)
     assert case.symptom.endswith(".") and case.group in clinic.GROUPS and case.threads and all(" #" in thread for thread in case.threads)
 
 
 def test_there_are_enough_cases():
     assert list(clinic.CASES) == [f"13-{n}" for n in range(1, len(CASES) + 1)]
-    assert sum(bool(case.others) for case in CASES) >= 3
+    assert len(CASES) >= 16 and all(case.others for case in CASES)
 
 
 def test_a_learners_mistakes_are_told():
@@ -96,6 +105,19 @@ def test_a_learners_mistakes_are_told():
     assert course.check("13-1", case.broken).misconception == "clipped before unscale"
     with pytest.raises(ValueError, match="is not in the trainer"):
         Edit("x", (("no such text", ""),)).apply(case.broken_text)
+
+
+def test_a_fault_in_one_seed_is_enough():
+    case, mixed = clinic.CASES["13-3"], list(records("13-3", True))
+    assert case.judge(mixed).status == "right"
+    mixed[2] = records("13-3", False)[2]
+    verdict = case.judge(mixed)
+    assert verdict.misconception == "the scale collapses" and "train(2)" in verdict.message
+
+
+def test_an_endless_trainer_is_stopped(monkeypatch):
+    monkeypatch.setattr("course.teaching.exercises.checking.SECONDS", 0.5)
+    assert "did not finish" in course.check("13-3", "def train(seed):\n    while True:\n        pass").message
 
 
 def test_a_frozen_record_is_no_training():

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .model import lengths, line_task, loss_curve, loss_left, make_case, numbers, path_of, rates
+from .model import SWITCHED_OFF, distance_from_exact, line_task, loss_curve, loss_left, make_case, numbers, path_of
 
 # ---- 13-6
 
@@ -33,7 +33,7 @@ def half(seed):
 def _measure_half(seed, record):
     (x, y), path = line_task(seed, truth=(1.5, 1.9)), path_of(record)
     short = float((path == path.astype(np.float16)).mean())
-    return {"loss": loss_left(path[-1], x, y, 1.25), "first update": float(np.abs(path[0] - 1.25).max()), "share of the weights that are FP16 numbers": short}
+    return {"loss": loss_left(path[-1], x, y, 1.25), "first update": float(np.abs(path[0] - 1.25).max()), "share of the weights that are FP16 numbers": short, "distance from an FP32 run": distance_from_exact(path, x, y, 8e-4, 1.25, 20)}
 
 
 HALF = make_case(
@@ -47,10 +47,11 @@ HALF = make_case(
     findings=(
         ("FP16 weights", lambda m: m["share of the weights that are FP16 numbers"] == 1 and m["first update"] < 0.005, "each weight after each step is an FP16 number: the optimizer still updates FP16 weights, and updates below half an ulp are lost."),
         ("learning rate raised", lambda m: m["first update"] > 0.005, "a larger learning rate lifts the updates over half an ulp, for a while. It is another training, and the loss will stop at another height."),
+        ("precision switched off", lambda m: m["distance from an FP32 run"] < 8e-6, SWITCHED_OFF),
     ),
     limit=0.03,
     fix=((".half()", ""),),
-    hiding=(("learning rate raised", (("lr=8e-4", "lr=2e-2"),)),),
+    hiding=(("learning rate raised", (("lr=8e-4", "lr=2e-2"),)), ("precision switched off", ((".half()", ""), ("torch.float16)", "torch.float16, enabled=False)")))),
     others=(("FP32 masters by hand", (
         ("    optimizer =", "    master = torch.full((1, 8), 1.25, requires_grad=True)\n    optimizer ="),
         ("SGD(model.parameters()", "SGD([master]"),

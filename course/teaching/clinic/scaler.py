@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .model import lengths, line_task, loss_curve, loss_left, make_case, numbers, path_of, rates
+from .model import SWITCHED_OFF, distance_from_exact, lengths, line_task, loss_curve, loss_left, make_case, numbers, path_of, rates
 
 # ---- 13-1
 
@@ -34,17 +34,7 @@ def clip(seed):
 def _measure_clip(seed, record):
     (x, y), path = line_task(seed), path_of(record)
     steps = lengths(path)
-    return {"loss": loss_left(path[-1], x, y), "longest update": steps.max(), "last update": steps[-1], "distance from an FP32 run": _distance(path, x, y)}
-
-
-def _distance(path, x, y, rate=0.1, longest=1.0):
-    """How far the weights stay from those of an exact run with clipping: FP16 products leave traces, FP32 ones do not."""
-    w, worst = np.zeros(8), 0.0
-    for row in path:
-        gradient = 2 * (x @ w - y) @ x / len(y)
-        w = w - rate * gradient * min(1.0, longest / np.sqrt((gradient**2).sum()))
-        worst = max(worst, float(np.abs(row - w).max()))
-    return worst
+    return {"loss": loss_left(path[-1], x, y), "longest update": steps.max(), "last update": steps[-1], "distance from an FP32 run": distance_from_exact(path, x, y, 0.1, longest=1.0)}
 
 
 CLIP = make_case(
@@ -59,7 +49,7 @@ CLIP = make_case(
         ("clipped before unscale", lambda m: m["longest update"] < 0.01, "the gradients are still clipped while they carry the loss scale, so that unscaling makes each update thousands of times too short."),
         ("learning rate raised", lambda m: m["last update"] > 0.02, "a larger learning rate makes up for the scale, but each update now has the same length, clipped or not, and the weights never settle."),
         ("no clipping", lambda m: m["longest update"] > 0.11, "the first update is longer than learning rate times 1: the gradients are not clipped any more. The clipping was wanted; it came at the wrong time."),
-        ("precision switched off", lambda m: m["distance from an FP32 run"] < 1e-6, "the weights are those of an FP32 run to the last digits: the symptom is gone because nothing is FP16 any more."),
+        ("precision switched off", lambda m: m["distance from an FP32 run"] < 1e-6, SWITCHED_OFF),
     ),
     fix=(("        torch.nn.utils.clip", "        scaler.unscale_(optimizer)\n        torch.nn.utils.clip"),),
     hiding=(
@@ -108,7 +98,7 @@ def _measure_grown(seed, record):
     (x, y), path, scales = line_task(seed), path_of(record), numbers(record["scales"])
     steps, real = lengths(path), rates(path, x, y)[:20]
     moved = steps > 0
-    return {"loss": loss_left(path[-1], x, y), "smallest rate": real[moved[:20]].min(), "last update by first": steps[-1] / steps[moved][0], "growth of the scale": scales.max() / scales[0]}
+    return {"loss": loss_left(path[-1], x, y), "smallest rate": real[moved[:20]].min(), "last update by first": steps[-1] / steps[moved][0], "growth of the scale": scales.max() / scales[0], "distance from an FP32 run": distance_from_exact(path, x, y, 0.05)}
 
 
 GROWN = make_case(
@@ -124,10 +114,12 @@ GROWN = make_case(
         ("divided by the grown scale", lambda m: m["smallest rate"] < 0.035 and m["last update by first"] < 0.5, "in some steps the update is half as long as learning rate times gradient: they are still divided by a scale that has grown since the backward pass."),
         ("updates of one length", lambda m: m["last update by first"] > 0.5, "each update now has the same length, however long the gradient is: that hides what it was divided by, and the weights do not settle."),
         ("a scale that never grows", lambda m: m["growth of the scale"] <= 1, "the scale does not grow any more: the halved updates are gone, and so is the scaler's way back up after an overflow."),
+        ("precision switched off", lambda m: m["distance from an FP32 run"] < 2e-6, SWITCHED_OFF),
     ),
     fix=(("        finite = bool", "        used = scale\n        finite = bool"), ("w.grad /= scale", "w.grad /= used")),
     hiding=(
         ("updates of one length", (("w.grad /= scale", "w.grad *= 0.5 / w.grad.norm()"),)),
+        ("precision switched off", (("(x.half() @ w.half()).float()", "x @ w"), ("        good = good", "        used = scale\n        good = good"), ("w.grad /= scale", "w.grad /= used"))),
         ("a scale that never grows", (("        elif good % 5 == 0:\n            scale *= 2\n", ""),)),
     ),
     others=(("unscaled at once", (("        finite = bool", "        w.grad /= scale\n        finite = bool"), ("            w.grad /= scale\n            opt", "            opt"))),),

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .model import lengths, line_task, loss_curve, loss_left, make_case, numbers, path_of, rates
+from .model import SWITCHED_OFF, distance_from_exact, lengths, line_task, loss_curve, loss_left, make_case, numbers, path_of, rates
 
 # ---- 13-10
 
@@ -37,7 +37,7 @@ def _measure_average(seed, record):
         exact = 0.99 * exact + 0.01 * row
         middle = exact if k == 99 else middle if k > 99 else None
     span = np.abs(path[-1] - 1).mean()
-    return {"loss": loss_left(averages[-1], x, y, 1.0), "error of the average": np.abs(averages[-1] - exact).mean() / span, "after 100 steps": (averages[99] - 1).mean() / (middle - 1).mean(), "moved": int((np.diff(averages, axis=0) != 0).sum())}
+    return {"loss": loss_left(averages[-1], x, y, 1.0), "error of the average": np.abs(averages[-1] - exact).mean() / span, "after 100 steps": (averages[99] - 1).mean() / (middle - 1).mean(), "moved": int((np.diff(averages, axis=0) != 0).sum()), "distance from an FP32 run": distance_from_exact(path, x, y, 0.02, 1.0)}
 
 
 AVERAGE = make_case(
@@ -52,10 +52,14 @@ AVERAGE = make_case(
     findings=(
         ("the average is frozen", lambda m: m["error of the average"] > 0.1 and m["moved"] < 400, "the average hardly moves: its updates are still less than half an ulp of the format it is kept in."),
         ("not this average", lambda m: m["error of the average"] > 0.05 or not 0.8 < m["after 100 steps"] < 1.25, "the average moves, but it is not the one with decay 0.99: it follows the weights too closely, or too late."),
+        ("precision switched off", lambda m: m["distance from an FP32 run"] < 1e-5, SWITCHED_OFF),
     ),
     limit=0.05,
     fix=((".clone().bfloat16()", ".clone()"),),
-    hiding=(("not this average", (("mul_(0.99)", "mul_(0.5)"), ("alpha=0.01", "alpha=0.5"))),),
+    hiding=(
+        ("not this average", (("mul_(0.99)", "mul_(0.5)"), ("alpha=0.01", "alpha=0.5"))),
+        ("precision switched off", ((".clone().bfloat16()", ".clone()"), ("torch.bfloat16)", "torch.bfloat16, enabled=False)"))),
+    ),
     others=(("kept in FP64", (("        averaged.mul_(0.99).add_(model.weight.detach(), alpha=0.01)\n", "        exact = exact.lerp(model.weight.detach().double(), 0.01)\n        averaged = exact.float()\n"), (".clone().bfloat16()\n", ".clone()\n    exact = averaged.double()\n"))),),
     hints=(
         "How far should the average move in one step, and how large is half an ulp of it?",

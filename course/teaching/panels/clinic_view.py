@@ -5,7 +5,7 @@ import math
 from .. import clinic
 from ..clinic.instruments import INSTRUMENTS
 from ..progress import load
-from ..style import BLUE, VERMILLION
+from ..style import GREEN, VERMILLION
 from .parts import button, escape, plain_table, rich, sentence
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BASE = 720, 190, 74, 700, 30, 150
@@ -105,7 +105,7 @@ def draw(broken, mine, label) -> str:
     steps = f'<text x="{LEFT}" y="{BASE + 18}">start</text><text x="{RIGHT}" y="{BASE + 18}" text-anchor="end">end ({len(broken)} entries)</text>'
     frame = f'<path d="M{LEFT} {TOP}V{BASE}H{RIGHT}" fill="none" stroke="currentColor" stroke-opacity=".5"/>'
     scale = ", logarithmic" if log else ""
-    lines = _line(broken, place, VERMILLION, "") + (_line(mine, place, BLUE, ' stroke-dasharray="7 4"') if mine else "")
+    lines = _line(broken, place, VERMILLION, "") + (_line(mine, place, GREEN, ' stroke-dasharray="7 4"') if mine else "")
     key = f'<text x="{LEFT}" y="{BASE + 36}">solid: the broken trainer{"; dashed: yours" if mine else ""}</text>'
     title = f'<text x="{LEFT}" y="16" font-weight="700">{escape(label)}{scale}</text>'
     words = f"{label}, from {number(broken[0])} to {number(broken[-1])}"
@@ -127,7 +127,8 @@ def _line(values, place, colour, style):
     if not wild:
         return paths + dots
     kind = "NaN" if math.isnan(wild[0][1]) else "Inf" if math.isinf(wild[0][1]) else "0"
-    mark = f'<path d="M{wild[0][0]:.1f} {TOP - 2}H{max(wild[-1][0], wild[0][0] + 4):.1f}" stroke="{colour}" stroke-width="5"/><text x="{wild[0][0] + 4:.1f}" y="{TOP + 14}">{kind} from here</text>'
+    height = BASE if kind == "0" else TOP - 2
+    mark = f'<path d="M{wild[0][0]:.1f} {height}H{max(wild[-1][0], wild[0][0] + 4):.1f}" stroke="{colour}" stroke-width="5"/><text x="{wild[0][0] + 4:.1f}" y="{height + (-6 if kind == "0" else 16)}">{kind} from here</text>'
     return paths + dots + mark
 
 
