@@ -48,7 +48,7 @@ def bf16_loses_1e10():
     fp16_limit, bf16_limit = math.sqrt(2.0**-25), math.sqrt(2.0**-134)
     below = stored((0.99 * bf16_limit) ** 2, BF16) == 0 < stored((1.01 * bf16_limit) ** 2, BF16)
     return fact(kept == 0, kept > 0 and below and stored(1e-10, FP16) == 0,
-                BF16_of_1e_10=kept, FP16_of_1e_10=stored(1e-10, FP16), g_whose_square_is_lost_in_FP16=fp16_limit, in_BF16=bf16_limit)  # fmt: skip
+                **{"BF16 of 1e-10": kept, "FP16 of 1e-10": stored(1e-10, FP16), "g whose square is lost in FP16": fp16_limit, "in BF16": bf16_limit})  # fmt: skip
 
 
 def fp32_range():
@@ -100,7 +100,7 @@ def fp16_row():
 def bf16_row():
     return cases({"largest 3.4e38": math.isfinite(stored(3.4e38, BF16)), "smallest normal 1.2e-38": abs(BF16.min_normal / 1.2e-38 - 1) < 0.03,
                   "about two digits": 2 < digits(BF16) < 2.5}, stored(3.39e38, BF16) == BF16.max and stored(3.4e38, BF16) == math.inf,
-                 BF16_of_3_4e38=stored(3.4e38, BF16), largest=BF16.max, digits=round(digits(BF16), 2))  # fmt: skip
+                 **{"BF16 of 3.4e38": stored(3.4e38, BF16)}, largest=BF16.max, digits=round(digits(BF16), 2))  # fmt: skip
 
 
 def e4m3_limits():
@@ -140,7 +140,7 @@ def fp16_conversion_special():
     exact = np.array_equal(codes.astype(np.float32).astype(np.float16).view(np.uint16)[~np.isnan(codes)], codes.view(np.uint16)[~np.isnan(codes)])
     lossy = (stored(65520, FP16) == math.inf, stored(2.0**-25, FP16) == 0)
     return cases({"FP16 to FP32": not exact, "FP32 to FP16, in the middle": stored(1.5, FP16) != 1.5, "FP32 to FP16, at the ends": all(lossy)},
-                 stored(65519, FP16) == 65504, FP16_of_65519=stored(65519, FP16), FP16_of_65520=stored(65520, FP16), FP16_of_2_to_the_minus_25=0.0)  # fmt: skip
+                 stored(65519, FP16) == 65504, FP16_of_65519=stored(65519, FP16), FP16_of_65520=stored(65520, FP16), **{"FP16 of 2^-25": stored(2.0**-25, FP16)})  # fmt: skip
 
 
 def fp16_flushes_subnormals():
@@ -163,12 +163,12 @@ def integers_have_fields():
 def bf16_decimals():
     return cases({"257, which has no decimals, is kept": stored(257, BF16) == 257, "1e-8 is lost": stored(1e-8, BF16) == 0 or abs(stored(1e-8, BF16) / 1e-8 - 1) > 2**-8,
                   "1.2345 is not kept to four decimals": abs(stored(1.2345, BF16) - 1.2345) > 5e-5},
-                 stored(257, BF16) == 256 and abs(stored(1e-30, BF16) / 1e-30 - 1) < 2**-8, BF16_of_257=stored(257, BF16), BF16_of_1e_8=stored(1e-8, BF16))  # fmt: skip
+                 stored(257, BF16) == 256 and abs(stored(1e-30, BF16) / 1e-30 - 1) < 2**-8, BF16_of_257=stored(257, BF16), **{"BF16 of 1e-8": stored(1e-8, BF16), "BF16 of 1.2345": stored(1.2345, BF16)})  # fmt: skip
 
 
 def small_becomes_zero():
     return cases({"up to half of the smallest": stored(2.0**-25, FP16) == 0, "between half of it and it": stored(3e-8, FP16) == 0},
-                 stored(3e-8, FP16) == 2.0**-24, FP16_of_3e_8=stored(3e-8, FP16), FP16_of_2_9e_8=stored(2.9e-8, FP16))  # fmt: skip
+                 stored(3e-8, FP16) == 2.0**-24, **{f"FP16 of {x:g}": stored(x, FP16) for x in (3e-8, 2.9e-8)})  # fmt: skip
 
 
 def beyond_is_infinite():
@@ -201,8 +201,8 @@ def integers_need_scales():
 def bf16_reaches_1e38():
     normal, subnormal = stored(1.1755e-38, BF16), stored(1e-40, BF16)
     cpu = torch.tensor(1e-40).to(torch.bfloat16).item()
-    return fact(normal > 0 and BF16.min_normal == 2.0**-126, subnormal > 0 and cpu == subnormal, smallest_normal=BF16.min_normal,
-                BF16_of_1e_40=subnormal, torch_on_this_CPU=cpu)  # fmt: skip
+    return fact(normal == BF16.min_normal == 2.0**-126 and abs(BF16.min_normal / 1.2e-38 - 1) < 0.03, subnormal > 0 and cpu == subnormal, smallest_normal=BF16.min_normal,
+                **{"BF16 of 1e-40": subnormal}, torch_on_this_CPU=cpu)  # fmt: skip
 
 
 def bf16_wider():

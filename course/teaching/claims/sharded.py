@@ -94,7 +94,7 @@ def reduce_dtype():
 
     default = MixedPrecisionPolicy(param_dtype=torch.bfloat16).reduce_dtype
     long, low = _error(256, FP32, "ring"), _error(256, BF16, "ring")
-    return cases({"of reduce-scatter in FSDP": default is not None, "what decides the precision of the sum": low > 100 * long}, default is None, default=f"{default}: the format of param_dtype", error_in_BF16=about(low), in_FP32=about(long))
+    return cases({"reduce_dtype left out": default is not None, "reduce_dtype given": low > 100 * long}, default is None, default=f"{default}: the format of param_dtype", error_in_BF16=about(low), in_FP32=about(long))
 
 
 def top_k_saves():

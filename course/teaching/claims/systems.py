@@ -53,7 +53,7 @@ def v100_bf16():
     from course.training.capabilities import native_dtypes
 
     old, new = native_dtypes("cuda", (7, 0)), native_dtypes("cuda", (8, 0))
-    return fact("bf16" in old, "fp16" in old and "bf16" in new, native_at_7_0=", ".join(old), at_8_0=", ".join(new))
+    return fact("bf16" in old, "fp16" in old and "bf16" in new, **{"native at capability 7.0": ", ".join(old), "at 8.0": ", ".join(new)})
 
 
 def end_to_end():

@@ -99,14 +99,14 @@ def fp16_threshold_is_the_gradient():
     least = [(FP16.ulp(float(w)) / 2) / w for w in grid]  # half a gap, seen from the weight
     moved = stored(1 + 0.0006, FP16) > 1 and 0.0006 < 2**-10
     return fact(not moved, moved and math.isclose(max(least), 2**-11) and min(least) > 2**-12, lr_times_gradient_counts="not the gradient alone",
-                largest_share_lost=float(max(least)), smallest_share_lost=about(min(least)), FP16_of_1_0006=stored(1.0006, FP16))  # fmt: skip
+                largest_share_lost=float(max(least)), smallest_share_lost=about(min(least)), **{"FP16 of 1.0006": stored(1.0006, FP16)})  # fmt: skip
 
 
 def fp16_one_plus_1e4():
     reason = stored(1 + 9e-4, FP16) == 1  # 9e-4 is below 2^-10 too
     return cases({"the result, 1": stored(1 + 1e-4, FP16) == 1, "the reason, below 2^-10": reason},
                  stored(1 + 2**-11, FP16) == 1 < stored(1 + 4.9e-4, FP16), half_a_gap_upwards=2.0**-11, downwards=2.0**-12,
-                 sum_with_9e_4=stored(1 + 9e-4, FP16))  # fmt: skip
+                 **{"FP16 of 1 + 0.0009": stored(1 + 9e-4, FP16)})  # fmt: skip
 
 
 def masters_reach_fp32():
@@ -117,7 +117,7 @@ def masters_reach_fp32():
 def fp32_weights_keep_updates():
     result = runs.run("fp32", runs.WEIGHTS_BF16, lr=1e-4, steps=300, count=True)
     lost = result.lost[-20:].reshape(20, 2, -1).mean((0, 2))
-    return fact(lost[0] < 0.1 and lost[1] > 0.7, updates_lost_with_FP32_weights=about(lost[0], 2), with_BF16_weights=about(lost[1], 2))
+    return fact(lost[0] < 0.1 and lost[1] > 0.8, updates_lost_with_FP32_weights=about(lost[0], 2), with_BF16_weights=about(lost[1], 2))
 
 
 def pure_bf16_is_feasible():
@@ -132,7 +132,7 @@ def pure_bf16_is_feasible():
 
 def update_of_1e7_is_lost():
     lost = {w: stored(stored(w, BF16) + 1e-7, BF16) == stored(w, BF16) for w in (1.0, 1e-2, 1e-4, 1e-5)}
-    return cases({f"weight {w:g}": value for w, value in lost.items()}, stored(1e-7, BF16) > 0, BF16_of_1e_7=stored(1e-7, BF16))
+    return cases({f"weight {w:g}": value for w, value in lost.items()}, stored(1e-7, BF16) > 0, **{"BF16 of 1e-7": stored(1e-7, BF16)})
 
 
 def raise_lr_or_scale():
@@ -183,7 +183,7 @@ def bf16_metrics():
     for _ in range(1000):
         count += 1
     rounded = stored(0.9931, BF16)
-    return fact(count.item() == 256 and abs(rounded - 0.9931) > 5e-4, hits_counted_of_1000=count.item(), BF16_of_an_accuracy_of_0_9931=rounded)
+    return fact(count.item() == 256 and abs(rounded - 0.9931) > 5e-4, hits_counted_of_1000=count.item(), **{"BF16 of an accuracy of 0.9931": rounded})
 
 
 def residual_sensitive():
