@@ -1,13 +1,15 @@
 """The clinic: each fault shows, each repair is accepted, each repair that only hides the symptom is rejected by its name."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 
 import course
 from course.teaching import clinic, progress
-from course.teaching.clinic.model import Edit, compiled, quietly
+from course.teaching.clinic.model import Edit, compiled, numbers, quietly
 from course.teaching.exercises import EXERCISES, examine
 
 CASES = list(clinic.CASES.values())
@@ -105,6 +107,15 @@ def test_a_learners_mistakes_are_told():
     assert course.check("13-1", case.broken).misconception == "clipped before unscale"
     with pytest.raises(ValueError, match="is not in the trainer"):
         Edit("x", (("no such text", ""),)).apply(case.broken_text)
+
+
+@each
+def test_no_record_breaks_a_verdict(case):
+    good = records(case.id, True)[0]
+    junk = [{}, {"weights": []}, 7, "weights", {key: [] for key in good}, {key: "x" for key in good}, {key: [[math.nan] * 8] * 60 for key in good}, {key: [[1e308] * 8] * 60 for key in good}]
+    junk += [{key: torch.zeros_like(torch.as_tensor(np.array(numbers(value)))) for key, value in good.items()}]
+    for record in junk:
+        assert case.judge([record] * 3).status == "wrong"
 
 
 def test_a_fault_in_one_seed_is_enough():

@@ -103,16 +103,17 @@ class Case(Exercise):
         measured = []
         for case, record in zip(self.cases, results, strict=True):
             try:
-                measured.append(self.measure(*case, record if isinstance(record, dict) else None))
+                found = self.measure(*case, record if isinstance(record, dict) else None)
+                measured.append({name: float(value) for name, value in found.items()})  # or it is no such record
             except Exception:
                 shown = repr(record)
                 shown = shown if len(shown) < 80 else shown[:77] + "..."
                 message = f"this is not one of the usual mistakes.\nFirst difference: train({case[0]}) gave {shown}, not such a record as the broken trainer returns: leave its last line as it is."
                 return Verdict("wrong", self.id, message)
         for finding in self.findings:
-            for case, numbers in zip(self.cases, measured):
-                if finding.test(numbers):
-                    return Verdict("wrong", self.id, f"{finding.message}\nFirst difference: train({case[0]}) has {told(numbers)}.", finding.name)
+            for case, found in zip(self.cases, measured):
+                if finding.test(found):
+                    return Verdict("wrong", self.id, f"{finding.message}\nFirst difference: train({case[0]}) has {told(found)}.", finding.name)
         return Verdict("right", self.id, f"repaired: the fault is gone, and the training works with {len(results)} of {len(results)} seeds. {self.why}")
 
 
