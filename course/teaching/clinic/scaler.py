@@ -28,13 +28,13 @@ def clip(seed):
         scaler.step(optimizer)
         scaler.update()
         weights.append(model.weight.detach().clone())
-    return {"weights": weights}
+    return {"weights": weights, "scale": scaler.get_scale()}
 
 
 def _measure_clip(seed, record):
     (x, y), path = line_task(seed), path_of(record)
     steps = lengths(path)
-    return {"loss": loss_left(path[-1], x, y), "longest update": steps.max(), "last update": steps[-1], "distance from an FP32 run": distance_from_exact(path, x, y, 0.1, longest=1.0)}
+    return {"loss": loss_left(path[-1], x, y), "longest update": steps.max(), "last update": steps[-1], "scale": float(record["scale"]), "distance from an FP32 run": distance_from_exact(path, x, y, 0.1, longest=1.0)}
 
 
 CLIP = make_case(
@@ -50,12 +50,14 @@ CLIP = make_case(
         ("learning rate raised", lambda m: m["last update"] > 0.02, "a larger learning rate makes up for the scale, but each update now has the same length, clipped or not, and the weights never settle."),
         ("no clipping", lambda m: m["longest update"] > 0.11, "the first update is longer than learning rate times 1: the gradients are not clipped any more. The clipping was wanted; it came at the wrong time."),
         ("precision switched off", lambda m: m["distance from an FP32 run"] < 1e-6, SWITCHED_OFF),
+        ("scale turned off", lambda m: m["scale"] < 256, "with so small a scale the wrong order hardly shows. But the scale is there for gradients that FP16 would flush, and a scaler raises it again: keep it, and put the calls in order."),
     ),
     fix=(("        torch.nn.utils.clip", "        scaler.unscale_(optimizer)\n        torch.nn.utils.clip"),),
     hiding=(
         ("learning rate raised", (("lr=0.1", "lr=0.1 * 2**14"),)),
         ("no clipping", (("        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n", ""),)),
         ("precision switched off", (("torch.float16)", "torch.float16, enabled=False)"), ('"cpu", init_scale=2.0**14', '"cpu", enabled=False'))),
+        ("scale turned off", (("init_scale=2.0**14", "init_scale=1.0"),)),
     ),
     others=(("the border scaled as well", (("(), 1.0)", "(), 1.0 * scaler.get_scale())"),)),),
     hints=(
