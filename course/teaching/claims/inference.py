@@ -103,20 +103,21 @@ def zeroed_gradient_is_dead():
     inputs = torch.from_numpy(np.random.default_rng(0).uniform(0, 1, (100, 2)).astype(np.float32))
 
     def after(bias, scales):
-        """Whether a unit answers, and whether its weights moved, after one step for each factor on its loss."""
+        """Whether a unit answers, whether its weights moved, and which gradients were zero: one step for each factor on its loss."""
         w, b = torch.nn.Parameter(torch.tensor([1.0, -0.5])), torch.tensor(bias)
-        optimizer = torch.optim.SGD([w], lr=0.1)
+        optimizer, zeros = torch.optim.SGD([w], lr=0.1), []
         for scale in scales:
             optimizer.zero_grad()
             torch.relu(inputs @ w + b).mean().mul(scale).backward()
             w.grad = round_to(w.grad, FORMATS["FP16"])
+            zeros.append(not w.grad.any())
             optimizer.step()
-        return bool((torch.relu(inputs @ w + b) > 0).any()), w.tolist() != [1.0, -0.5]
+        return bool((torch.relu(inputs @ w + b) > 0).any()), w.tolist() != [1.0, -0.5], zeros
 
     zeroed, later, dead = after(0.0, [1e-9]), after(0.0, [1e-9, 1.0]), after(-5.0, [1.0])
     tell = ("silent", "answers"), ("its weights wait", "its weights move")
-    shows = {name: f"{tell[0][a]}, {tell[1][m]}" for name, (a, m) in {"after a gradient rounded to zero": zeroed, "and a larger one": later, "a dead unit": dead}.items()}
-    return fact(not zeroed[0], zeroed == (True, False) and later == (True, True) and dead == (False, False), **shows)
+    shows = {name: f"{tell[0][a]}, {tell[1][m]}" for name, (a, m, _) in {"after a gradient rounded to zero": zeroed, "and a larger one": later, "a dead unit": dead}.items()}
+    return fact(not zeroed[0], zeroed == (True, False, [True]) and later == (True, True, [True, False]) and dead == (False, False, [True]), **shows)
 
 
 def small_gradients_vanish():

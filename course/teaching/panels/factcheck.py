@@ -108,8 +108,9 @@ def _proof(state):
         return "<p>The proof appears here: first your vote, then the evidence.</p>"
     claim, parts = state.claim, []
     if state.evidence:
-        found = [(name or "the claim", "holds" if value else "does not hold") for name, value in state.evidence.holds.items()]
-        parts.append(plain_table(("under which condition", "the claim"), found, "What the proof tried"))
+        found = [(name, "holds" if value else "does not hold") for name, value in state.evidence.holds.items()]
+        tried = f"<p>The claim {found[0][1]}.</p>" if found[0][0] == "" else plain_table(("under which condition", "the claim"), found, "What the proof tried")
+        parts.append(tried)
         if state.evidence.shows:
             parts.append(plain_table(("", "found"), [(name, _value(value)) for name, value in state.evidence.shows.items()], "What it computed"))
     parts.append(f"<p>{rich(_correct(claim))}</p><p>{rich(_where(claim))}</p>")
@@ -132,7 +133,9 @@ def _correct(claim):
 def _where(claim):
     read = f" Not run here, but sourced: {claim.sourced}." if claim.sourced else ""
     sources = f" Sources: {'; '.join(claim.sources)}." if claim.sources else ""
-    return f"Taught in notebook {claim.notebook} ({NOTEBOOKS[claim.notebook]}).{read}{sources}".replace("*", "")
+    cell = claim.taught.partition("#")[2]
+    place = f"notebook {claim.notebook} ({NOTEBOOKS[claim.notebook]}){f', cell {cell}' if cell else ''}"
+    return f"Taught in {place}.{read}{sources}".replace("*", "")
 
 
 def tally(state) -> tuple:
