@@ -90,6 +90,7 @@ BORDER = Exercise(
     ),
     misconceptions=(
         Misconception("not sorted", _border(order=list), "you take the tries in the order in which they were made: sort them by size first."),
+        Misconception("the first flip as it came", _border(order=list, whole=False), "you take the tries in the order in which they were made, and stop at the first change. Sort by size first; then see whether the answer changes back."),
         Misconception("the first flip", _border(whole=False), "you stop at the first change. Where the answer changes back there is no one border, and size alone is not the condition: None."),
         Misconception("the middle", _border(point=lambda low, high: (low + high) / 2), "the middle was not tried. Say what was measured: the last size before the change and the first after it."),
         Misconception("border without a change", _even(True), "all tries gave the same answer, so no border was found: None, not the ends of what was tried."),
