@@ -66,7 +66,8 @@ def work_of(name, path) -> tuple:
         found, broken, number = collect.candidates(collect.cells_of(path), EXERCISES, collect.stub_names(), Path(name).name)
     except collect.Unreadable as error:
         return [], [row(name, "", Verdict("unreadable", "", str(error)))]
-    due = [id for id in EXERCISES if id.startswith(f"{number}-")] + sorted({c.exercise_id for c in found if not c.exercise_id.startswith(number)})
+    due = [id for id in EXERCISES if id.startswith(f"{number}-") and id in collect.stub_names()]  # of the clinic's cases four have cells
+    due += sorted({candidate.exercise_id for candidate in found} - set(due))
     if not due:
         return [], [row(name, "", Verdict("unreadable", "", "no exercise of the course was found in it"))]
     answered = {candidate.exercise_id for candidate in found}
