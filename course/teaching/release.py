@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .build import ROOT
 
-STUDENT = ("README.md", "start.py", "pyproject.toml", "constraints.txt", "environment.yml", "course", "data", "notebooks")
+STUDENT = ("README.md", "start.py", "pyproject.toml", "constraints.txt", "environment.yml", "course", "data", "notebooks", "tests/nbval.cfg")
 APART = ("instructor", "__pycache__", "*.pyc", ".ipynb_checkpoints", "*.egg-info", "*.partial")
 RECORD = "answers.json"
 
@@ -99,16 +99,19 @@ def withhold(teaching):
 
 
 def without_repairs(source) -> str:
-    """The source of a module of the clinic with every repair, good or bad, left empty.
+    """The source of a module of the clinic with every repair, good or bad, left empty; all else stays as it is written.
 
-    >>> print(without_repairs('A = make_case("13-1", broken, fix=(("a", "b"),), others=(("c", ()),))'))
-    A = make_case('13-1', broken, fix=(), others=())
+    >>> without_repairs('A = make_case("13-1", broken, fix=(("a", "b"),), others=(("c", ()),))')
+    'A = make_case("13-1", broken, fix=(), others=())'
     """
-    tree = ast.parse(source)
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "make_case"]
-    for keyword in [keyword for call in calls for keyword in call.keywords if keyword.arg in ("fix", "others", "hiding")]:
-        keyword.value = ast.Tuple([], ast.Load())
-    return ast.unparse(ast.fix_missing_locations(tree)) if calls else source
+    data, starts = source.encode(), [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line.encode()))
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "make_case"]
+    repairs = [keyword.value for call in calls for keyword in call.keywords if keyword.arg in ("fix", "others", "hiding")]
+    for node in sorted(repairs, key=lambda node: (-node.lineno, -node.col_offset)):  # from the end, so that places stay
+        data = data[: starts[node.lineno - 1] + node.col_offset] + b"()" + data[starts[node.end_lineno - 1] + node.end_col_offset :]
+    return data.decode()
 
 
 def _result(solve, case):

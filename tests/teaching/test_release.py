@@ -66,6 +66,7 @@ found = {}
 for id, text in json.load(open(sys.argv[1])).items():
     case = EXERCISES[id]
     found[id] = [check(id, case.from_text(case.broken_text)).misconception, check(id, case.from_text(text)).status, solution(id).code]
+found["texts"] = {id: case.broken_text for id, case in EXERCISES.items() if hasattr(case, "judge")}
 json.dump(found, open(sys.argv[2], "w"))
 """
     some = dict(list(TRAINERS.items())[::6])
@@ -74,6 +75,7 @@ json.dump(found, open(sys.argv[2], "w"))
                           env={"PYTHONPATH": str(kit / "student"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "COURSE_PROGRESS_DIR": str(tmp_path)})  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "found.json").read_text())
+    assert found.pop("texts") == {id: case.broken_text for id, case in TRAINERS.items()}, "a trainer is given out as it is written"
     assert len(found) >= 3 and {id: value[:2] for id, value in found.items()} == {id: [case.findings[0].name, "right"] for id, case in some.items()}
     assert all("ask your teacher" in value[2] for value in found.values())
 
