@@ -162,13 +162,16 @@ def clipping_by_infinity_norm():
     def clip(norm):
         w = torch.nn.Parameter(torch.zeros(3))
         w.grad = torch.tensor([3.0, 4.0, 0.1])
-        torch.nn.utils.clip_grad_norm_([w], 1.0, norm_type=norm)
+        if norm is None:  # each number by itself
+            torch.nn.utils.clip_grad_value_([w], 1.0)
+        else:
+            torch.nn.utils.clip_grad_norm_([w], 1.0, norm_type=norm)
         return [round(v, 3) for v in w.grad.tolist()]
 
     import inspect
 
     default = inspect.signature(torch.nn.utils.clip_grad_norm_).parameters["norm_type"].default
-    return cases({"if asked for": clip(math.inf)[1] == 1.0, "by default": default == math.inf}, default == 2.0 and clip(2.0) == [0.6, 0.8, 0.02], L2=str(clip(2.0)), infinity=str(clip(math.inf)))
+    return cases({"if asked for": clip(math.inf)[1] == 1.0, "by default": default == math.inf}, default == 2.0 and clip(2.0) == [0.6, 0.8, 0.02], L2=str(clip(2.0)), infinity=str(clip(math.inf)), each_by_itself=str(clip(None)))
 
 
 def clip_order():
