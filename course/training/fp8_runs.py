@@ -191,17 +191,22 @@ def provenance(text) -> dict:
     }  # fmt: skip
 
 
+def continued(path, told) -> dict:
+    """The record at `path` where there is one, else `told`. Raises `ValueError` for one of another configuration: they are not mixed."""
+    if not path.exists():
+        return told
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("configuration", "versions", "corpus"):
+        if before[key] != told[key]:
+            raise ValueError(f"{path} was recorded with another {key}: move it away, or record to another path")
+    return before
+
+
 def record(path=RECORD, steps=STEPS, todo=None) -> Path:
     """Train what the record at `path` lacks and write it after each run. Runs of another configuration are not mixed: give another path."""
     torch.set_num_threads(1)
     text, path = corpus.load(), Path(path)
-    told = provenance(text)
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("configuration", "versions", "corpus"):
-            if before[key] != told[key]:
-                raise ValueError(f"{path} was recorded with another {key}: move it away, or record to another path")
-        told = before
+    told = continued(path, provenance(text))
     made = {(run["name"], run["share"], run["seed"]) for run in told["runs"]}
     for name, share, seed in [each for each in (todo or wanted()) if each not in made]:
         losses = train(name, text, seed, steps, share)

@@ -171,13 +171,7 @@ def record(path=RECORD, steps=STEPS, todo=None) -> Path:
     """Train what the record at `path` lacks and write it after each run. Runs of another configuration are not mixed: give another path."""
     torch.set_num_threads(1)
     text, path = corpus.load(), Path(path)
-    told = provenance(text)
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("configuration", "versions", "corpus"):
-            if before[key] != told[key]:
-                raise ValueError(f"{path} was recorded with another {key}: move it away, or record to another path")
-        told = before
+    told = fp8_runs.continued(path, provenance(text))
     made = {(run["name"], run["seed"]) for run in told["runs"]}
     wanted = todo or [(name, seed) for seed in SEEDS for name in ("FP32", "frozen", *GRIDS)]
     for name, seed in [each for each in wanted if each not in made]:

@@ -32,7 +32,7 @@ def second_moment_rule():
 
 
 def square_of_100():
-    return fact(stored(100.0**2, FP16) == 10000, stored(255.0**2, FP16) == 65024 and stored(256.0**2, FP16) == math.inf, FP16_of_100_squared=10000, of_255_squared=65024, of_256_squared="inf")
+    return fact(stored(100.0**2, FP16) == 10000, stored(255.0**2, FP16) == 65024 and stored(256.0**2, FP16) == math.inf, FP16_of_100_squared=stored(100.0**2, FP16), of_255_squared=stored(255.0**2, FP16), of_256_squared=stored(256.0**2, FP16))
 
 
 def square_of_1000():

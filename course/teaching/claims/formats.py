@@ -106,12 +106,12 @@ def bf16_row():
 def e4m3_limits():
     codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     return fact(E4M3.max == 448 == codes[~codes.isnan()].max() and E4M3.min_normal == 2.0**-6, codes.isnan().sum() == 2 and not codes.isinf().any(),
-                largest=E4M3.max, smallest_normal=E4M3.min_normal, smallest=E4M3.min_subnormal, codes_for_NaN=2, codes_for_Inf=0)  # fmt: skip
+                largest=E4M3.max, smallest_normal=E4M3.min_normal, smallest=E4M3.min_subnormal, codes_for_NaN=int(codes.isnan().sum()), codes_for_Inf=int(codes.isinf().sum()))  # fmt: skip
 
 
 def e5m2_limits():
     return fact(E5M2.max == 57344 and E5M2.min_normal == 2.0**-14, stored(61439, E5M2) == 57344 and stored(61440, E5M2) == math.inf,
-                largest=E5M2.max, smallest_normal=E5M2.min_normal, smallest=E5M2.min_subnormal, first_that_becomes_Inf=61440)  # fmt: skip
+                largest=E5M2.max, smallest_normal=E5M2.min_normal, smallest=E5M2.min_subnormal, first_that_becomes_Inf=next(n for n in range(57344, 65536) if stored(n, E5M2) == math.inf))  # fmt: skip
 
 
 def bf16_is_truncation():
@@ -211,7 +211,7 @@ def bf16_wider():
 
 
 def fp32_finer():
-    return fact(BF16.eps / FP32.eps == 65536, spacing_BF16=BF16.eps, spacing_FP32=FP32.eps, ratio=65536)
+    return fact(BF16.eps / FP32.eps == 65536, spacing_BF16=BF16.eps, spacing_FP32=FP32.eps, ratio=BF16.eps / FP32.eps)
 
 
 def fp32_guarantees():

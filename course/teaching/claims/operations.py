@@ -85,7 +85,7 @@ def _running(dtype, n):
 def long_sums():
     n = 5000
     library = torch.ones(n, dtype=BRAIN).sum().item()
-    return fact(_running(BRAIN, n) == 256 and _running(HALF, n) == 2048 and library == stored(n, BF16), ones=n, one_by_one_in_BF16=256.0, in_FP16=2048.0, torch_sum_in_BF16=library)
+    return fact(_running(BRAIN, n) == 256 and _running(HALF, n) == 2048 and library == stored(n, BF16), ones=n, one_by_one_in_BF16=_running(BRAIN, n), in_FP16=_running(HALF, n), torch_sum_in_BF16=library)
 
 
 def softmax_stays_fp32():
@@ -118,10 +118,11 @@ def norm_in_bf16_is_biased():
 def pointwise_in_lower_precision():
     x = torch.linspace(0.5, 2, 4001).to(BRAIN)
     inside = torch.equal(torch.exp(x), torch.exp(x.float()).to(BRAIN))
+    product = (torch.ones(1, 8192, dtype=BRAIN) @ torch.ones(8192, 1, dtype=BRAIN)).item()
     flags = torch.backends.cuda.matmul
     split = flags.allow_bf16_reduced_precision_reduction
-    return fact(not inside, inside and (torch.ones(1, 8192, dtype=BRAIN) @ torch.ones(8192, 1, dtype=BRAIN)).item() == 8192,
-                BF16_exp_is_FP32_exp_rounded_once=inside, products_may_be_reduced_in_BF16_on_CUDA=str(split), BF16_product_of_8192_ones=8192)  # fmt: skip
+    return fact(not inside, inside and product == 8192,
+                BF16_exp_is_FP32_exp_rounded_once=inside, products_may_be_reduced_in_BF16_on_CUDA=str(split), BF16_product_of_8192_ones=product)  # fmt: skip
 
 
 def norm_over_and_underflows():

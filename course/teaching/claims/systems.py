@@ -92,11 +92,11 @@ def seven_billion_fp32():
 
 def seven_billion_mixed():
     long = _states(**MIXED, gradients=FP32)
-    return fact(SEVEN * _states(**MIXED) / 1e9 == 112, long == 18, gigabytes=112, with_FP32_gradients=SEVEN * long / 1e9)
+    return fact(SEVEN * _states(**MIXED) / 1e9 == 112, long == 18, gigabytes=SEVEN * _states(**MIXED) / 1e9, with_FP32_gradients=SEVEN * long / 1e9)
 
 
 def seven_billion_pure():
-    return fact(SEVEN * _states(**PURE) / 1e9 == 56, gigabytes=56)
+    return fact(SEVEN * _states(**PURE) / 1e9 == 56, gigabytes=SEVEN * _states(**PURE) / 1e9)
 
 
 def bf16_needs_ampere():
